@@ -1,0 +1,39 @@
+# One target a folder (or a part of one); its DEPS are the architecture.
+#   atoll_library(NAME SRCS a.cc b.cc DEPS x y)
+#   atoll_binary(NAME SRCS main.cc DEPS x)
+#   atoll_test(NAME SRCS x_test.cc DEPS x [LABELS l])      registers every TEST with CTest
+set(ATOLL_WARNINGS -Wall -Wextra -Werror -Wno-sign-compare -Wno-missing-field-initializers)
+# Sums are written down, operation by operation: the compiler may not contract or reorder them.
+set(ATOLL_FLAGS -ffp-contract=off -fno-math-errno)
+
+function(_atoll_flags target)
+  target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
+  target_compile_options(${target} PRIVATE ${ATOLL_WARNINGS} ${ATOLL_FLAGS})
+  if(ATOLL_SANITIZE)
+    target_compile_options(${target} PUBLIC -fsanitize=${ATOLL_SANITIZE} -fno-omit-frame-pointer -g)
+    target_link_options(${target} PUBLIC -fsanitize=${ATOLL_SANITIZE})
+  endif()
+endfunction()
+
+function(atoll_library name)
+  cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
+  add_library(${name} STATIC ${A_SRCS})
+  target_link_libraries(${name} PUBLIC ${A_DEPS})
+  _atoll_flags(${name})
+endfunction()
+
+function(atoll_binary name)
+  cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name} ${A_SRCS})
+  target_link_libraries(${name} PRIVATE ${A_DEPS})
+  _atoll_flags(${name})
+endfunction()
+
+function(atoll_test name)
+  cmake_parse_arguments(A "" "" "SRCS;DEPS;LABELS" ${ARGN})
+  add_executable(${name} ${A_SRCS})
+  target_link_libraries(${name} PRIVATE ${A_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  _atoll_flags(${name})
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
+                       PROPERTIES TIMEOUT 600 LABELS "${A_LABELS}")
+endfunction()

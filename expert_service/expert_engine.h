@@ -1,0 +1,60 @@
+// Computes the rows that links bring, merging rows of different callers that want the same expert. Stateless and pure:
+// any piece of work may be sent again, here or elsewhere, with the same bits back.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "expert_service/expert_store.h"
+#include "kernels/context.h"
+#include "transport/event_loop.h"
+#include "transport/link.h"
+
+namespace atl::expert {
+
+struct EngineStats {  // atomics inside; readable from any thread
+  std::atomic<uint64_t> calls{0};
+  std::atomic<uint64_t> rows{0};    // pairs computed
+  std::atomic<uint64_t> merged_calls{0};  // calls computed together with another caller's
+  std::atomic<uint64_t> errors{0};
+  std::atomic<uint64_t> bad_frames{0};
+  std::atomic<int64_t> queued_rows{0};
+};
+
+struct EngineOptions {
+  bool merge = true;                    // false: one call at a time (benchmarks)
+  int64_t max_queued_rows = 1 << 16;    // pairs; beyond: kError RESOURCE_EXHAUSTED
+};
+
+// Lives on one EventLoop's thread.
+class ExpertEngine {
+ public:
+  ExpertEngine(transport::EventLoop* loop, kernels::KernelContext ctx, const model::ModelConfig& config,
+               const model::NumericProfile& profile, ExpertStore* store, EngineOptions options);
+  ~ExpertEngine();
+
+  // Takes kWork and kCancel frames from the link, answers with kOuts, or kError: NOT_FOUND for an expert that is not held (nothing of
+  // that call is computed), DEADLINE_EXCEEDED for work whose time is up before it starts. A frame that breaks its shape closes the link.
+  // Work found in one turn of the loop is computed together, layer by layer, oldest first. `peer` is for logs.
+  void AddLink(const std::string& peer, std::unique_ptr<transport::Link> link);
+
+  // The same computation without a link: ExpertService.Forward. x: float32 [rows, D], already rounded to the wire type; pairs by (expert, row)
+  // ascending; out [pairs, D]. NotFound as above.
+  Status Compute(int32_t layer, int64_t rows, const float* x, std::span<const transport::WorkPair> pairs, float* out);
+
+  int num_links() const;
+  const EngineStats& stats() const { return stats_; }
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+  EngineStats stats_;
+};
+
+}  // namespace atl::expert

@@ -1,0 +1,58 @@
+// How links over sockets come to be: a listener per process, one-time tickets, and the connecting side.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/time/time.h"
+#include "base/status.h"
+#include "transport/link.h"
+
+namespace atl::transport {
+
+using Ticket = std::array<uint8_t, 16>;
+
+// Tickets that a peer was given over control and must present first on its link: each works once, for `ttl`.
+// At most 1024 are open; the oldest makes room. Thread-safe.
+class TicketBook {
+ public:
+  explicit TicketBook(absl::Duration ttl = absl::Seconds(10));
+  ~TicketBook();
+  // Random 128 bits from the system. `peer` is told back when the ticket is redeemed.
+  Ticket Issue(const std::string& peer);
+  // The peer's name; PermissionDenied if unknown, used or expired (the comparison takes constant time).
+  StatusOr<std::string> Redeem(const Ticket& ticket);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// "tcp:HOST:PORT" or "unix:PATH" ("unix:@NAME" for the abstract namespace).
+struct Endpoint {
+  LinkKind kind = LinkKind::kTcp;
+  std::string address;
+  std::string ToString() const;
+};
+StatusOr<Endpoint> ParseEndpoint(const std::string& text);
+
+// Accepts connections on one endpoint, lets them show their ticket within 2 s (64 waiting at most), then hands out the link.
+// Lives on `loop`'s thread.
+class LinkListener {
+ public:
+  using OnLink = std::function<void(const std::string& peer, std::unique_ptr<Link>)>;
+  // Binds at once (AlreadyExists: in use). tcp port 0 takes a free one: see endpoint().
+  static StatusOr<std::unique_ptr<LinkListener>> Listen(EventLoop* loop, const Endpoint& endpoint, TicketBook* tickets,
+                                                        const LinkLimits& limits, OnLink on_link);
+  virtual ~LinkListener() = default;
+  virtual const Endpoint& endpoint() const = 0;
+};
+
+// Connects without blocking, presents the ticket, then calls `done` once, on the loop's thread, within `timeout`.
+void ConnectLink(EventLoop* loop, const Endpoint& endpoint, const Ticket& ticket, const LinkLimits& limits,
+                 absl::Duration timeout, std::function<void(StatusOr<std::unique_ptr<Link>>)> done);
+
+}  // namespace atl::transport

@@ -1,0 +1,44 @@
+// One thread's loop over sockets, timers and posted functions. Everything that moves rows runs on such a loop: no locks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "absl/time/time.h"
+#include "base/status.h"
+
+namespace atl::transport {
+
+// Thread-compatible: owned by one thread, which calls RunOnce; all but Post are for that thread alone (or before it starts).
+class EventLoop {
+ public:
+  EventLoop();
+  ~EventLoop();
+  EventLoop(const EventLoop&) = delete;
+  EventLoop& operator=(const EventLoop&) = delete;
+
+  // Any thread. Runs `fn` on the loop's thread, in the order of the calls; wakes the loop if it waits. A function posted from the loop's own
+  // thread runs in the next RunOnce, without a system call. Functions still queued when the loop dies are dropped.
+  void Post(std::function<void()> fn);
+
+  // Waits at most `timeout` for something to be ready, then runs all that is: descriptors, due timers, posted functions.
+  // Returns at once if something was posted. `timeout` may be zero (poll) or infinite.
+  // Callbacks may call anything here but RunOnce.
+  void RunOnce(absl::Duration timeout);
+
+  // Level-triggered. `events`: EPOLLIN | EPOLLOUT. The callback gets the events that are ready.
+  void Watch(int fd, uint32_t events, std::function<void(uint32_t)> on_ready);
+  void Rearm(int fd, uint32_t events);
+  void Unwatch(int fd);
+
+  // Runs `fn` once, at or after `when`. Returns an id for CancelTimer; ids are never 0.
+  uint64_t RunAt(absl::Time when, std::function<void()> fn);
+  void CancelTimer(uint64_t id);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace atl::transport
