@@ -1,0 +1,14 @@
+// Names of cached prefixes: what attention nodes announce and routers compare.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace atl::attention {
+
+// One hash per whole block of 64 ids of `ids`: hash i covers ids 0 .. 64 (i + 1) - 1 and the bias version, so equal hashes mean
+// (but for 2^-64 chance, which costs a wrong choice of node, never a wrong token) an equal prefix.
+std::vector<uint64_t> PrefixHashes(std::span<const uint32_t> ids, uint64_t bias_version);
+
+}  // namespace atl::attention
