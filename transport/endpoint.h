@@ -31,7 +31,7 @@ class TicketBook {
   std::unique_ptr<State> state_;
 };
 
-// "tcp:HOST:PORT" or "unix:PATH" ("unix:@NAME" for the abstract namespace).
+// "tcp:HOST:PORT" ("tcp:[::1]:PORT" for IPv6) or "unix:PATH" ("unix:@NAME" for the abstract namespace).
 struct Endpoint {
   LinkKind kind = LinkKind::kTcp;
   std::string address;
@@ -39,19 +39,26 @@ struct Endpoint {
 };
 StatusOr<Endpoint> ParseEndpoint(const std::string& text);
 
+// The same endpoint with a host name replaced by an address of it. Blocks on the name service: for control threads, before ConnectLink.
+// NotFound: no such host.
+StatusOr<Endpoint> ResolveEndpoint(const Endpoint& endpoint);
+
 // Accepts connections on one endpoint, lets them show their ticket within 2 s (64 waiting at most), then hands out the link.
 // Lives on `loop`'s thread.
 class LinkListener {
  public:
   using OnLink = std::function<void(const std::string& peer, std::unique_ptr<Link>)>;
-  // Binds at once (AlreadyExists: in use). tcp port 0 takes a free one: see endpoint().
+  // Binds at once (AlreadyExists: in use; a socket file that nobody listens on is replaced). tcp port 0 takes a free one: see endpoint().
+  // `tickets` and `loop` outlive the listener; destroying it ends listening and the connections that wait, not the links.
   static StatusOr<std::unique_ptr<LinkListener>> Listen(EventLoop* loop, const Endpoint& endpoint, TicketBook* tickets,
                                                         const LinkLimits& limits, OnLink on_link);
   virtual ~LinkListener() = default;
   virtual const Endpoint& endpoint() const = 0;
 };
 
-// Connects without blocking, presents the ticket, then calls `done` once, on the loop's thread, within `timeout`.
+// Connects without blocking, presents the ticket, waits for the listener's answer, then calls `done` once, from a turn of the loop, within
+// `timeout`. InvalidArgument: a host name (ResolveEndpoint first); Unavailable: nobody listens, or it hung up; PermissionDenied: the
+// ticket was refused; DeadlineExceeded.
 void ConnectLink(EventLoop* loop, const Endpoint& endpoint, const Ticket& ticket, const LinkLimits& limits,
                  absl::Duration timeout, std::function<void(StatusOr<std::unique_ptr<Link>>)> done);
 

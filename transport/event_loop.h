@@ -27,12 +27,14 @@ class EventLoop {
   // Callbacks may call anything here but RunOnce.
   void RunOnce(absl::Duration timeout);
 
-  // Level-triggered. `events`: EPOLLIN | EPOLLOUT. The callback gets the events that are ready.
+  // Level-triggered. `events`: EPOLLIN, EPOLLOUT, EPOLLRDHUP (EPOLLERR and EPOLLHUP are always told). The callback gets the
+  // events that are ready, and may unwatch. REQUIRES fd is not watched yet; Unwatch before closing it.
   void Watch(int fd, uint32_t events, std::function<void(uint32_t)> on_ready);
   void Rearm(int fd, uint32_t events);
   void Unwatch(int fd);
 
-  // Runs `fn` once, at or after `when`. Returns an id for CancelTimer; ids are never 0.
+  // Runs `fn` once, at or after `when` (a later jump of the wall clock does not move it). Returns an id for CancelTimer,
+  // never 0; cancelling one that ran, or 0, does nothing.
   uint64_t RunAt(absl::Time when, std::function<void()> fn);
   void CancelTimer(uint64_t id);
 
