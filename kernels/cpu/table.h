@@ -1,0 +1,92 @@
+// What one instruction set offers. Private to kernels/ and its tests.
+//
+// The files under cpu/ compiled for AVX2 or AVX-512 include nothing but this, constants.h and the intrinsics: an inline function of any
+// other header, compiled with their flags, could be the copy the linker keeps for the whole program.
+#pragma once
+
+#include <cstdint>
+
+namespace atl::kernels {
+
+inline constexpr int kUnitPanels = 4;    // panels of 16 outputs in a unit of work
+inline constexpr int kUnitRows = 192;    // rows in a unit of work
+inline constexpr int kUnitHeads = 64;    // heads in a unit of attention
+inline constexpr int kBlockKeys = 64;    // mla.h kCacheBlock
+inline constexpr int kSegmentKeys = 1024;  // mla.h kSegment
+
+// Up to kUnitPanels panels of packed weights times up to kUnitRows rows.
+struct PanelUnit {
+  const void* w[kUnitPanels] = {};
+  int num_panels = 0;
+  bool bf16 = false;  // weights; else float32
+  int64_t k = 0;
+  const float* x = nullptr;
+  int64_t ldx = 0;
+  const int32_t* row = nullptr;  // [m] rows of x; null: 0, 1, ..., m-1
+  int64_t m = 0;
+};
+
+// A segment of one query row, for a group of heads.
+struct SegmentUnit {
+  const float* q = nullptr;  // [heads / 16][R + Dr][16], heads padded to 16
+  int64_t heads = 0;         // <= kUnitHeads
+  int64_t r = 0;
+  int64_t dr = 0;
+  float scale = 0;
+  bool bf16 = false;                   // cache
+  const void* const* block = nullptr;  // of the whole sequence
+  int64_t begin = 0, end = 0;          // positions; begin is a multiple of kBlockKeys
+};
+
+// Softmax state of a group of heads: running maximum and sum [kUnitHeads], and the weighted sum [heads, ldo].
+struct SoftmaxState {
+  float* m = nullptr;
+  float* l = nullptr;
+  float* o = nullptr;
+  int64_t ldo = 0;  // R rounded up to 16
+};
+
+struct KernelTable {
+  // y [m, cols] = x W^T, cols <= 16 num_panels.
+  void (*matmul_unit)(const PanelUnit& unit, float* y, int64_t ldy, int64_t cols, bool round_bf16);
+  // w holds num_panels / 2 panels of gate, then as many of up; h [m, cols] = silu(gate x) * up x.
+  void (*swiglu_unit)(const PanelUnit& unit, float* h, int64_t ldh, int64_t cols, bool round_bf16);
+
+  void (*rms_norm_row)(const float* x, const float* weight, float eps, int64_t n, float* y, bool round_bf16);
+  void (*add)(float* x, const float* y, int64_t n);
+  void (*f32_to_bf16)(const float* x, int64_t n, uint16_t* y);
+  void (*bf16_to_f32)(const uint16_t* x, int64_t n, float* y);
+  void (*round_bf16)(float* x, int64_t n);
+  void (*sigmoid)(const float* x, int64_t n, float* y);
+  // cos, sin [half]; x: `vectors` vectors of 2 * half, `stride` apart.
+  void (*rope)(const float* cos, const float* sin, int64_t half, int64_t vectors, float* x, int64_t stride, bool round_bf16);
+
+  float (*max)(const float* x, int64_t n);                                // -inf if there is nothing but NaN
+  float (*exp_sum)(const float* x, int64_t n, float max, float* y);       // y may be null
+  int64_t (*find_equal)(const float* x, int64_t n, float value);          // first index, or n
+  int64_t (*find_greater)(const float* x, int64_t begin, int64_t n, float value);  // first index from begin on, or n
+  // gate.h CombineRow; bf16: the type of shared, out and y.
+  void (*combine_row)(bool bf16, int64_t d, const void* shared, const void* const* out, const float* weight, int64_t num,
+                      void* y);
+
+  // Begins a segment's state and runs it. scratch: MlaSegmentScratch(R, Dr) floats, 64-byte aligned.
+  void (*mla_segment)(const SegmentUnit& unit, const SoftmaxState& state, float* scratch);
+  // Adds a later segment to `into`.
+  void (*mla_merge)(int64_t heads, int64_t r, const SoftmaxState& into, const SoftmaxState& segment);
+  // out [heads, R] = o / l.
+  void (*mla_finish)(int64_t heads, int64_t r, const SoftmaxState& state, float* out, bool round_bf16);
+};
+
+static inline constexpr int64_t RoundUp16(int64_t n) { return (n + 15) / 16 * 16; }
+// Floats of scratch for mla_segment: keys as float32, scores, probabilities.
+static inline constexpr int64_t MlaSegmentScratch(int64_t r, int64_t dr) {
+  return kBlockKeys * RoundUp16(r + dr) + 2 * kBlockKeys * kUnitHeads;
+}
+
+extern const KernelTable kPortableTable;
+#if defined(__x86_64__)
+extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx512Table;
+#endif
+
+}  // namespace atl::kernels

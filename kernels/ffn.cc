@@ -1,0 +1,65 @@
+#include "kernels/ffn.h"
+
+#include <algorithm>
+
+#include "absl/container/inlined_vector.h"
+#include "base/check.h"
+#include "kernels/cpu/table.h"
+#include "kernels/parallel.h"
+#include "kernels/unit_grid.h"
+
+namespace atl::kernels {
+namespace {
+
+constexpr int64_t kPanel = PackedMatrix::kPanel;
+constexpr int64_t kPairs = kUnitPanels / 2;  // panels of gate, and as many of up, in one pass
+
+// h [m, F] of the unit's rows and panels.
+void RunGateUp(const KernelContext& ctx, const FfnJob& job, const UnitPlace& place, Rounding act, float* h) {
+  const PackedMatrix &gate = job.w->gate, &up = job.w->up;
+  const int64_t f = gate.n();
+  for (int64_t p0 = place.panel; p0 < place.panel + place.num_panels; p0 += kPairs) {
+    const int64_t num = std::min(kPairs, place.panel + place.num_panels - p0);
+    PanelUnit unit = {.bf16 = gate.format() == WeightFormat::kBf16, .k = gate.k(), .ldx = job.ldx, .m = place.num_rows};
+    unit.num_panels = static_cast<int>(2 * num);
+    for (int64_t p = 0; p < num; ++p) {
+      unit.w[p] = gate.panel(p0 + p);
+      unit.w[num + p] = up.panel(p0 + p);
+    }
+    unit.x = job.row != nullptr ? job.x : job.x + place.row * job.ldx;
+    unit.row = job.row != nullptr ? job.row + place.row : nullptr;
+    ctx.table->swiglu_unit(unit, h + place.row * f + p0 * kPanel, f, std::min(num * kPanel, f - p0 * kPanel),
+                           act == Rounding::kBf16);
+  }
+}
+
+}  // namespace
+
+int64_t GroupedFfnScratch(std::span<const FfnJob> jobs) {
+  int64_t floats = 0;
+  for (const FfnJob& job : jobs) floats += job.m * job.w->gate.n();
+  return floats;
+}
+
+void GroupedFfn(const KernelContext& ctx, std::span<const FfnJob> jobs, Rounding act, Rounding round, float* scratch) {
+  absl::InlinedVector<MatMulJob, 64> down;
+  float* h = scratch;
+  for (const FfnJob& job : jobs) {
+    const FfnWeights& w = *job.w;
+    ATL_DCHECK(w.gate.n() == w.up.n() && w.gate.k() == w.up.k() && w.gate.format() == w.up.format() &&
+               w.down.k() == w.gate.n());
+    const int64_t f = w.gate.n();
+    down.push_back({.w = &w.down, .x = h, .ldx = f, .m = job.m, .y = job.out, .ldy = job.ldo, .rounding = round});
+    h += job.m * f;
+  }
+  const UnitGrid grid = MakeGrid(NumSlots(ctx), [&](UnitGrid& g) {
+    for (const FfnJob& job : jobs) g.Add(job.w->gate.num_panels(), 2 * job.w->gate.panel_bytes(), job.m);
+  });
+  For(ctx, grid.size(), [&](int64_t i) {
+    const UnitPlace place = grid.At(i);
+    RunGateUp(ctx, jobs[place.job], place, act, scratch + (down[place.job].x - scratch));
+  });
+  MatMul(ctx, down);
+}
+
+}  // namespace atl::kernels
