@@ -6,8 +6,8 @@
 namespace atl::attention {
 
 struct EngineOptions {
-  int64_t cache_blocks = 0;          // latent cache, in blocks of 64 positions; 0: from cache_bytes
-  int64_t cache_bytes = int64_t{1} << 30;
+  int64_t cache_blocks = 0;          // latent cache, in blocks of 64 positions; 0: as many as cache_bytes holds
+  int64_t cache_bytes = 0;            // 0: 1 GiB, or what one sequence of the whole context needs
   int max_running = 64;              // sequences in a step at most
   int max_waiting = 1024;            // beyond: RESOURCE_EXHAUSTED
   int max_step_tokens = 512;         // rows of a step: decodes first, the rest prefill

@@ -11,4 +11,7 @@ namespace atl::attention {
 // (but for 2^-64 chance, which costs a wrong choice of node, never a wrong token) an equal prefix.
 std::vector<uint64_t> PrefixHashes(std::span<const uint32_t> ids, uint64_t bias_version);
 
+// The hash of a prefix one block longer than the one that `hash` stands for.
+uint64_t ExtendPrefixHash(uint64_t hash, std::span<const uint32_t, 64> ids);
+
 }  // namespace atl::attention

@@ -1,0 +1,315 @@
+#include "attention_service/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "attention_service/sampler.h"
+
+namespace atl::attention {
+namespace {
+
+namespace pb = atollpb::v1;
+
+// Rows of logits in memory at a time: a prompt's logprobs would otherwise take T x V floats.
+constexpr int64_t kLogitRows = 16;
+// Halves of a step below this cost more in weights read twice than they hide.
+constexpr int64_t kMinMicroBatchRows = 32;
+constexpr size_t kMaxAnnouncedPrefixes = 4096;
+
+}  // namespace
+
+StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options, const model::ModelConfig& config,
+                                             const model::NumericProfile& profile) {
+  const int64_t model_context = config.max_position_embeddings;
+  if (options.context_length < 0 || options.context_length > model_context) {
+    return InvalidArgument("context of %d tokens: the model has %d", options.context_length, model_context);
+  }
+  if (options.context_length == 0) options.context_length = model_context;
+  const int64_t block_bytes = kernels::CacheBlockBytes(CacheShape(config, profile, 1.0f)) *
+                              (config.num_hidden_layers + config.num_nextn_predict_layers);
+  const int64_t needed = (options.context_length + kernels::kCacheBlock - 1) / kernels::kCacheBlock;
+  if (options.cache_blocks == 0) {
+    const int64_t automatic = std::max<int64_t>(int64_t{1} << 30, needed * block_bytes);
+    const int64_t bytes = options.cache_bytes > 0 ? options.cache_bytes : automatic;
+    options.cache_blocks = bytes / block_bytes;
+  }
+  if (options.cache_blocks < needed) {
+    return InvalidArgument(
+        "latent cache of %d blocks holds %d positions, fewer than the context of %d: give it %d bytes or lower --context",
+        options.cache_blocks, options.cache_blocks * kernels::kCacheBlock, options.context_length, needed * block_bytes);
+  }
+  return options;
+}
+
+class Engine::LocalRun : public Run {
+ public:
+  LocalRun(Engine* engine, uint64_t sequence_id, std::shared_ptr<RunSink> sink)
+      : engine_(engine), sequence_id_(sequence_id), sink_(std::move(sink)) {}
+  ~LocalRun() override {
+    sink_->Detach();
+    engine_->Cancel(sequence_id_);
+  }
+  void Cancel() override { engine_->Cancel(sequence_id_); }
+
+ private:
+  Engine* const engine_;
+  const uint64_t sequence_id_;
+  const std::shared_ptr<RunSink> sink_;
+};
+
+Engine::Engine(transport::EventLoop* loop, const kernels::KernelContext& ctx, const ModelWeights* weights,
+               dispatch::ExpertFabric* fabric, const EngineOptions& options, std::string revision)
+    : loop_(loop),
+      ctx_(ctx),
+      weights_(weights),
+      options_(options),
+      revision_(std::move(revision)),
+      numerics_id_(model::NumericsId(weights->profile)),
+      cache_(CacheShape(weights->config, weights->profile, weights->softmax_scale), weights->layers.size(),
+             options.cache_blocks),
+      runner_(ctx, weights, &cache_, fabric, options.micro_batches, kMinMicroBatchRows),
+      scheduler_(options, &cache_) {
+  stats_.blocks_total = static_cast<uint32_t>(cache_.num_blocks());
+}
+
+Engine::~Engine() = default;
+
+Status Engine::Validate(const pb::RunStart& start) const {
+  if (!admitting_.load()) return absl::UnavailableError("the node is draining");
+  if (start.revision() != revision_) {
+    return FailedPrecondition("revision '%s' asked for, the node serves '%s'", start.revision(), revision_);
+  }
+  if (start.numerics_id() != numerics_id_) {
+    return FailedPrecondition("numerics id '%s' asked for, the node computes '%s'", start.numerics_id(), numerics_id_);
+  }
+  if (start.bias_version() != 0) {
+    return FailedPrecondition("bias version %d asked for, the node holds 0", start.bias_version());
+  }
+  const int64_t size = int64_t{start.prompt_ids_size()} + start.generated_ids_size();
+  if (start.prompt_ids_size() == 0) return absl::InvalidArgumentError("the prompt has no tokens");
+  const bool generates = start.max_tokens() > 0;
+  if (size > options_.context_length - (generates ? 1 : 0)) {
+    return InvalidArgument("%d tokens leave no room in a context of %d", size, options_.context_length);
+  }
+  const uint32_t vocab = static_cast<uint32_t>(weights_->config.vocab_size);
+  for (const auto* ids : {&start.prompt_ids(), &start.generated_ids()}) {
+    for (uint32_t id : *ids) {
+      if (id >= vocab) return InvalidArgument("token id %d, the vocabulary has %d", id, vocab);
+    }
+  }
+  if (start.max_tokens() <= static_cast<uint32_t>(start.generated_ids_size()) &&
+      (generates || start.generated_ids_size() > 0)) {
+    return InvalidArgument("max_tokens %d with %d tokens generated before", start.max_tokens(),
+                           start.generated_ids_size());
+  }
+  return absl::OkStatus();
+}
+
+std::unique_ptr<Run> Engine::Start(const pb::RunStart& start, RunObserver* observer) {
+  auto sink = std::make_shared<RunSink>(observer);
+  const uint64_t id = next_id_.fetch_add(1);
+  Status status = Validate(start);
+  const uint32_t limit = static_cast<uint32_t>(options_.max_running + options_.max_waiting);
+  if (status.ok() && num_sequences_.fetch_add(1) >= limit) {
+    num_sequences_.fetch_sub(1);
+    status = ResourceExhausted("%d sequences are here already", limit);
+  }
+  if (status.ok()) {
+    Send({.start = std::make_unique<Sequence>(id, start, sink, absl::Now())});
+  } else {
+    sink->OnDone(status);
+  }
+  return std::make_unique<LocalRun>(this, id, std::move(sink));
+}
+
+void Engine::Cancel(uint64_t sequence_id) { Send({.cancel = sequence_id}); }
+
+void Engine::Send(Message message) {
+  {
+    absl::MutexLock lock(&mu_);
+    inbox_.push_back(std::move(message));
+  }
+  loop_->Post([] {});  // wakes it; messages are taken between steps, never inside one
+}
+
+void Engine::TakeMessages() {
+  std::vector<Message> messages;
+  {
+    absl::MutexLock lock(&mu_);
+    messages.swap(inbox_);
+  }
+  for (Message& message : messages) {
+    if (message.start == nullptr) {
+      if (auto sequence = scheduler_.Remove(message.cancel)) End(std::move(sequence), absl::CancelledError("cancelled"));
+      continue;
+    }
+    Sequence* s = message.start.get();
+    // Fencing: the newest run of a request is the only one.
+    auto [it, fresh] = runs_.try_emplace(s->start.request_id(), s->start.run_number(), s->sequence_id);
+    if (!fresh) {
+      if (s->start.run_number() < it->second.first) {
+        s->sink->OnDone(FailedPrecondition("run %d of request '%s' is older than run %d", s->start.run_number(),
+                                           s->start.request_id(), it->second.first));
+        num_sequences_.fetch_sub(1);
+        continue;
+      }
+      const uint64_t older = it->second.second;
+      it->second = {s->start.run_number(), s->sequence_id};
+      if (auto fenced = scheduler_.Remove(older)) {
+        fenced->sink->OnDone(absl::CancelledError("a newer run of the same request has begun"));
+        num_sequences_.fetch_sub(1);
+      }
+    }
+    if (s->start.max_tokens() == 0 && s->start.prompt_logprobs() < 0) {
+      pb::RunResponse response;
+      response.set_finish_reason(pb::FINISH_REASON_LENGTH);
+      Respond(s, std::move(response));
+      End(std::move(message.start), absl::OkStatus());
+      continue;
+    }
+    scheduler_.Add(std::move(message.start));
+  }
+}
+
+void Engine::RunUntilStopped() {
+  while (!stop_.load()) {
+    TakeMessages();
+    const bool worked = StepOnce();
+    PublishStats();
+    loop_->RunOnce(worked ? absl::ZeroDuration() : absl::Milliseconds(200));
+  }
+  TakeMessages();
+  for (auto& sequence : scheduler_.RemoveAll()) End(std::move(sequence), absl::UnavailableError("the node stops"));
+}
+
+void Engine::Stop() {
+  stop_.store(true);
+  loop_->Post([] {});
+}
+
+void Engine::StopAdmitting() { admitting_.store(false); }
+
+bool Engine::StepOnce() {
+  const auto refuse = [this](std::unique_ptr<Sequence> sequence, Status status) { End(std::move(sequence), status); };
+  if (!scheduler_.Plan(&step_, refuse)) return false;
+  wanted_.clear();
+  for (const Step::Part& part : step_.parts) {
+    Sequence* s = part.sequence;
+    if (!s->started) {
+      s->started = true;
+      s->first_step = absl::Now();
+      stats_.cached_tokens += s->cached_prompt_tokens;
+    }
+    for (int64_t i = 0; i < part.num_rows; ++i) {
+      const int64_t row = part.first_row + i, position = step_.rows[row].position;
+      const bool scores_prompt = s->wants_prompt_logprobs() && position + 1 < static_cast<int64_t>(s->prompt_size);
+      const bool last = position + 1 == static_cast<int64_t>(s->ids.size());
+      if (scores_prompt || last) wanted_.push_back(static_cast<int32_t>(row));
+    }
+    (part.num_rows == 1 && s->remaining() == 1 ? stats_.decode_tokens : stats_.prefill_tokens) += part.num_rows;
+  }
+  hidden_.resize(wanted_.size() * weights_->config.hidden_size);
+  const Status status = runner_.Run(step_.rows, step_.block_tables, step_.bias_version, wanted_, hidden_.data());
+  ++stats_.steps;
+  if (!status.ok()) {
+    for (const Step::Part& part : step_.parts) End(scheduler_.Remove(part.sequence->sequence_id), status);
+    return true;
+  }
+  scheduler_.Computed(step_);
+  FinishStep(step_);
+  return true;
+}
+
+// Logits of the wanted rows, a few at a time, in the order of the rows.
+void Engine::FinishStep(const Step& step) {
+  const int64_t d = weights_->config.hidden_size, vocab = weights_->config.vocab_size;
+  finished_.clear();
+  logits_.resize(std::min<int64_t>(kLogitRows, wanted_.size()) * vocab);
+  for (size_t begin = 0; begin < wanted_.size(); begin += kLogitRows) {
+    const int64_t count = std::min<int64_t>(kLogitRows, wanted_.size() - begin);
+    runner_.Logits(hidden_.data() + begin * d, count, logits_.data());
+    for (int64_t i = 0; i < count; ++i) {
+      const StepRow& row = step.rows[wanted_[begin + i]];
+      Sequence* s = step.parts[row.seq_idx].sequence;
+      const std::span<float> logits(logits_.data() + i * vocab, vocab);
+      if (s->wants_prompt_logprobs() && row.position + 1 < static_cast<int64_t>(s->prompt_size)) {
+        TakePromptLogits(s, row.position, logits);
+      }
+      if (row.position + 1 == static_cast<int64_t>(s->ids.size())) TakeToken(s, logits);
+    }
+  }
+  for (uint64_t id : finished_) End(scheduler_.Remove(id), absl::OkStatus());
+}
+
+void Engine::TakePromptLogits(Sequence* s, int64_t position, std::span<const float> logits) {
+  FillLogprob(ctx_, logits, s->ids[position + 1], s->start.prompt_logprobs(), &s->prompt_logprobs.emplace_back());
+}
+
+void Engine::TakeToken(Sequence* s, std::span<float> logits) {
+  pb::RunResponse response;
+  if (s->start.max_tokens() == 0) {
+    response.set_finish_reason(pb::FINISH_REASON_LENGTH);
+  } else {
+    const bool with_logprobs = s->start.logprobs() >= 0;
+    std::vector<float> raw;  // logprobs are of the raw logits; sampling changes them
+    if (with_logprobs) raw.assign(logits.begin(), logits.end());
+    const uint32_t id = s->sampler.Sample(ctx_, logits, s->ids.size());
+    if (with_logprobs) FillLogprob(ctx_, raw, id, s->start.logprobs(), response.add_logprobs());
+    s->ids.push_back(id);
+    s->sampler.Push(id);
+    response.add_token_ids(id);
+    if (s->stop_ids.contains(id)) {
+      response.set_finish_reason(pb::FINISH_REASON_STOP);
+    } else if (s->num_generated() >= s->start.max_tokens() ||
+               static_cast<int64_t>(s->ids.size()) >= options_.context_length) {
+      response.set_finish_reason(pb::FINISH_REASON_LENGTH);
+    }
+  }
+  if (response.finish_reason() != pb::FINISH_REASON_UNSPECIFIED) finished_.push_back(s->sequence_id);
+  Respond(s, std::move(response));
+}
+
+void Engine::Respond(Sequence* s, pb::RunResponse response) {
+  if (!s->answered) {
+    s->answered = true;
+    response.set_cached_prompt_tokens(s->cached_prompt_tokens);
+    const absl::Time began = s->started ? s->first_step : absl::Now();
+    response.set_queue_s(absl::ToDoubleSeconds(began - s->arrived));
+    for (pb::TokenLogprob& logprob : s->prompt_logprobs) *response.add_prompt_logprobs() = std::move(logprob);
+    s->prompt_logprobs.clear();
+    s->prompt_logprobs_done = true;
+  }
+  s->sink->OnResponse(std::move(response));
+}
+
+void Engine::End(std::unique_ptr<Sequence> sequence, const Status& status) {
+  if (sequence == nullptr) return;
+  auto it = runs_.find(sequence->start.request_id());
+  if (it != runs_.end() && it->second.second == sequence->sequence_id) runs_.erase(it);
+  num_sequences_.fetch_sub(1);
+  sequence->sink->OnDone(status);
+}
+
+void Engine::PublishStats() {
+  stats_.running = static_cast<uint32_t>(scheduler_.num_running());
+  stats_.waiting = static_cast<uint32_t>(scheduler_.num_waiting());
+  const CacheStats cache = cache_.stats();
+  stats_.blocks_used = static_cast<uint32_t>(cache.used);
+  stats_.blocks_cached = static_cast<uint32_t>(cache.cached);
+  stats_.preemptions = scheduler_.preemptions();
+  stats_.dispatched_rows = runner_.dispatched_rows();
+  const absl::Time now = absl::Now();
+  if (now - published_ < absl::Milliseconds(250)) return;
+  published_ = now;
+  std::vector<uint64_t> kept = cache_.KeptHashes(kMaxAnnouncedPrefixes);
+  absl::MutexLock lock(&mu_);
+  kept_prefixes_ = std::move(kept);
+}
+
+std::vector<uint64_t> Engine::KeptPrefixes() const {
+  absl::MutexLock lock(&mu_);
+  return kept_prefixes_;
+}
+
+}  // namespace atl::attention

@@ -1,0 +1,68 @@
+// Which rows of which sequences make the next step: continuous batching with chunked prefill.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "attention_service/engine_options.h"
+#include "attention_service/latent_cache.h"
+#include "attention_service/model_runner.h"
+#include "attention_service/sequence.h"
+
+namespace atl::attention {
+
+// One step: rows in the order of their sequences, and the sequences themselves.
+struct Step {
+  struct Part {
+    Sequence* sequence = nullptr;
+    int64_t first_row = 0;
+    int64_t num_rows = 0;
+  };
+  std::vector<StepRow> rows;
+  std::vector<Part> parts;
+  std::vector<std::span<const BlockId>> block_tables;  // one per part
+  uint64_t bias_version = 0;
+};
+
+// Owns the sequences. Decodes come first, so that a long prompt delays them by at most a step of max_step_tokens rows;
+// prompts share what is left, oldest first. When blocks run out, the newest sequence gives its own back and starts again
+// later from prompt + generated (exact: docs/numerics.md). Thread-compatible: the engine's thread.
+class Scheduler {
+ public:
+  Scheduler(const EngineOptions& options, LatentCache* cache);
+  ~Scheduler();
+
+  void Add(std::unique_ptr<Sequence> sequence);
+  // Takes the sequence out, its blocks given back; null if it is not there.
+  std::unique_ptr<Sequence> Remove(uint64_t sequence_id);
+  std::vector<std::unique_ptr<Sequence>> RemoveAll();
+
+  // Fills `step`; false if there is nothing to do. Sequences that can never run are handed to `refuse`, out of the scheduler.
+  bool Plan(Step* step, const std::function<void(std::unique_ptr<Sequence>, Status)>& refuse);
+
+  // The step was computed: marks positions as computed and keeps full blocks for later prompts.
+  void Computed(const Step& step);
+
+  size_t num_running() const { return running_.size(); }
+  size_t num_waiting() const { return waiting_.size(); }
+  uint64_t preemptions() const { return preemptions_; }
+
+ private:
+  bool Admit(const std::function<void(std::unique_ptr<Sequence>, Status)>& refuse);
+  // Blocks for positions below `positions`; preempts newer sequences if need be. False: not now.
+  bool Reserve(Sequence* sequence, int64_t positions);
+  bool PreemptNewest(const Sequence* keep);
+  void GiveBackBlocks(Sequence* sequence);
+  void AddRows(Step* step, Sequence* sequence, int64_t rows);
+
+  const EngineOptions options_;
+  LatentCache* const cache_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
+  std::deque<std::unique_ptr<Sequence>> waiting_;   // oldest first
+  uint64_t preemptions_ = 0;
+};
+
+}  // namespace atl::attention
