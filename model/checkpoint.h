@@ -1,5 +1,5 @@
-// A checkpoint folder in HuggingFace's layout, opened and checked: config.json, generation_config.json, one or many
-// safetensors with an index.
+// A checkpoint folder in HuggingFace's layout, opened and checked: config.json,
+// generation_config.json, one or many safetensors with an index.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,9 @@ namespace atl::model {
 
 struct TensorInfo {
   std::string name;
-  DType dtype = DType::kUnspecified;
+  DType dtype =
+      DType::kUnspecified;  // kUnspecified: one that nothing here computes with, see dtype_name
+  std::string dtype_name;   // as the header spells it
   std::vector<int64_t> shape;
   int file_idx = 0;
   int64_t offset = 0;  // of the first byte, from the file's start
@@ -27,24 +29,25 @@ struct TensorInfo {
 // Thread-safe after Open: tensors are read with pread, nothing stays mapped.
 class Checkpoint {
  public:
-  // Opens `dir`, reads every header, checks that every tensor that the config asks for is there with the right shape and
-  // a supported dtype. Touches no tensor data but the samples of `revision`.
-  // NotFound, InvalidArgument, DataLoss, Unimplemented: each says which file or tensor, expected and found.
+  // Opens `dir`, reads every header, checks that every tensor that the config asks for is there
+  // with the right shape and a supported dtype. Touches no tensor data but the samples of
+  // `revision`. NotFound, InvalidArgument, DataLoss, Unimplemented: each says which file or tensor,
+  // expected and found.
   static StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& dir);
 
   const ModelConfig& config() const { return config_; }
   const GenerationConfig& generation_config() const { return generation_config_; }
   const std::string& dir() const { return dir_; }
   const std::string& name() const { return name_; }  // the folder's last part
-  // Fingerprint, 16 hex digits of SHA-256: config.json, all headers, and of each file its size and 64 samples of 4 KiB
-  // spread evenly (whole if smaller). Nodes of another revision are refused.
+  // Fingerprint, 16 hex digits of SHA-256: config.json, all headers, and of each file its size and
+  // 64 samples of 4 KiB spread evenly (whole if smaller). Nodes of another revision are refused.
   const std::string& revision() const { return revision_; }
 
   const TensorInfo* Find(const std::string& name) const;  // null if there is none
   const std::map<std::string, TensorInfo>& tensors() const { return tensors_; }
 
-  // Rows [row_begin, row_begin + rows) of a matrix [N, K] (or a vector as one row) as float32, exact: bf16 and fp16
-  // widened; e4m3 times its block's weight_scale_inv, rounded once to float32.
+  // Rows [row_begin, row_begin + rows) of a matrix [N, K] (or a vector as one row) as float32,
+  // exact: bf16 and fp16 widened; e4m3 times its block's weight_scale_inv, rounded once to float32.
   // DataLoss if a value is NaN or infinite (names tensor and place) or the file is cut short.
   Status ReadRows(const std::string& tensor, int64_t row_begin, int64_t rows, float* out) const;
   // A whole vector or matrix.
@@ -52,9 +55,10 @@ class Checkpoint {
   // True if every value of the tensor is exactly representable in bf16 by its dtype (BF16).
   bool IsBf16(const std::string& tensor) const;
 
-  // Parameters of the main model (MTP layers not counted), total and used per token (shared + K routed experts).
-  int64_t total_params() const;
-  int64_t active_params() const;
+  // Parameters of the main model (MTP layers not counted), total and used per token, see
+  // CountParams (layout.h).
+  int64_t total_params() const { return total_params_; }
+  int64_t active_params() const { return active_params_; }
 
  private:
   Checkpoint() = default;
@@ -64,12 +68,15 @@ class Checkpoint {
   std::string revision_;
   ModelConfig config_;
   GenerationConfig generation_config_;
+  int64_t total_params_ = 0;
+  int64_t active_params_ = 0;
   std::vector<RandomAccessFile> files_;
   std::map<std::string, TensorInfo> tensors_;
 };
 
 // Tensor names. layer may be L + i for MTP layer i.
-std::string LayerPrefix(int64_t layer);                                     // "model.layers.3."
-std::string ExpertPrefix(const ModelConfig& config, int64_t layer, int64_t expert);  // "model.layers.3.mlp.experts.7." or ...shared_experts.
+std::string LayerPrefix(int64_t layer);  // "model.layers.3."
+std::string ExpertPrefix(const ModelConfig& config, int64_t layer,
+                         int64_t expert);  // "model.layers.3.mlp.experts.7." or ...shared_experts.
 
 }  // namespace atl::model

@@ -10,7 +10,8 @@
 namespace atl::model {
 
 enum class MatrixFormat : uint8_t {
-  kExact,  // as in the checkpoint: bf16 stays bf16; FP8 blocks, fp16 and fp32 become float32, exactly
+  kExact,  // as in the checkpoint: bf16 stays bf16; FP8 blocks, fp16 and fp32 become float32,
+           // exactly
   kBf16,   // rounded to bf16 (exact from bf16; FP8 blocks are decoded exactly first)
 };
 
@@ -30,7 +31,8 @@ StatusOr<NumericProfile> FindProfile(const std::string& name);
 std::vector<std::string> ProfileNames();
 inline constexpr char kDefaultProfile[] = "bf16";
 
-// "bf16/1/cpu": profile, numerics version, kernel class. Part of every handshake; nodes with different ids refuse each other.
+// "bf16/1/cpu": profile, numerics version, kernel class. Part of every handshake; nodes with
+// different ids refuse each other.
 std::string NumericsId(const NumericProfile& profile);
 
 }  // namespace atl::model

@@ -1,5 +1,5 @@
-// From checkpoint tensors to packed matrices under a profile: read, decode, pack, panel by panel; memory never holds a
-// second copy of a matrix.
+// From checkpoint tensors to packed matrices under a profile: read, decode, pack, panel by panel;
+// memory never holds a second copy of a matrix.
 #pragma once
 
 #include <cstdint>
@@ -19,12 +19,14 @@ kernels::WeightFormat PackedFormat(const model::Checkpoint& checkpoint, const st
                                    model::MatrixFormat rule);
 
 // The whole matrix, on `pool`'s threads (null: the caller's). Errors as Checkpoint::ReadRows.
-StatusOr<kernels::PackedMatrix> LoadPacked(const model::Checkpoint& checkpoint, const std::string& tensor,
-                                           model::MatrixFormat rule, ThreadPool* pool);
+StatusOr<kernels::PackedMatrix> LoadPacked(const model::Checkpoint& checkpoint,
+                                           const std::string& tensor, model::MatrixFormat rule,
+                                           ThreadPool* pool);
 
 // gate_proj, up_proj and down_proj under `prefix` ("model.layers.0.mlp.").
-StatusOr<kernels::FfnWeights> LoadFfn(const model::Checkpoint& checkpoint, const std::string& prefix,
-                                      model::MatrixFormat rule, ThreadPool* pool);
+StatusOr<kernels::FfnWeights> LoadFfn(const model::Checkpoint& checkpoint,
+                                      const std::string& prefix, model::MatrixFormat rule,
+                                      ThreadPool* pool);
 
 // kernels::Rounding of an activation, wire or cache type.
 kernels::Rounding RoundingOf(DType dtype);

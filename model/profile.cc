@@ -1,0 +1,41 @@
+#include "model/profile.h"
+
+namespace atl::model {
+namespace {
+
+// Source: docs/numerics.md, the table of profiles.
+const NumericProfile kProfiles[] = {
+    {.name = "reference",
+     .weights = MatrixFormat::kExact,
+     .activations = DType::kF32,
+     .wire = DType::kF32,
+     .cache = DType::kF32},
+    {.name = "bf16",
+     .weights = MatrixFormat::kBf16,
+     .activations = DType::kBf16,
+     .wire = DType::kBf16,
+     .cache = DType::kBf16},
+};
+
+}  // namespace
+
+StatusOr<NumericProfile> FindProfile(const std::string& name) {
+  std::string known;
+  for (const NumericProfile& profile : kProfiles) {
+    if (profile.name == name) return profile;
+    known += (known.empty() ? "" : ", ") + profile.name;
+  }
+  return InvalidArgument("unknown numeric profile '%s': expected one of %s", name, known);
+}
+
+std::vector<std::string> ProfileNames() {
+  std::vector<std::string> names;
+  for (const NumericProfile& profile : kProfiles) names.push_back(profile.name);
+  return names;
+}
+
+std::string NumericsId(const NumericProfile& profile) {
+  return absl::StrFormat("%s/%d/cpu", profile.name, kNumericsVersion);
+}
+
+}  // namespace atl::model

@@ -1,0 +1,106 @@
+#include "weights/load_packed.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "base/check.h"
+
+namespace atl::weights {
+namespace {
+
+using kernels::PackedMatrix;
+
+// The error of the lowest job that failed. Jobs are taken in ascending order, and only those above
+// a failed one are skipped, so which error it is does not depend on timing.
+class FirstError {
+ public:
+  void Add(int64_t job, const Status& status) {
+    absl::MutexLock lock(&mu_);
+    if (!status_.ok() && job_ < job) return;
+    job_ = job;
+    status_ = status;
+  }
+  bool IsBelow(int64_t job) const {
+    absl::MutexLock lock(&mu_);
+    return !status_.ok() && job_ < job;
+  }
+  Status Take() const {
+    absl::MutexLock lock(&mu_);
+    return status_;
+  }
+
+ private:
+  mutable absl::Mutex mu_;
+  int64_t job_ ABSL_GUARDED_BY(mu_) = 0;
+  Status status_ ABSL_GUARDED_BY(mu_);
+};
+
+// Panels a job takes at once: a buffer is allocated and the file asked once for all of them.
+constexpr int64_t kPanelsPerJob = 4;
+
+Status FillPanels(const model::Checkpoint& checkpoint, const std::string& tensor, int64_t first,
+                  int64_t end, PackedMatrix* matrix) {
+  constexpr int64_t kPanel = PackedMatrix::kPanel;
+  const int64_t row_begin = first * kPanel;
+  const int64_t rows = std::min(end * kPanel, matrix->n()) - row_begin;
+  std::vector<float> values(rows * matrix->k());
+  ATL_RETURN_IF_ERROR(checkpoint.ReadRows(tensor, row_begin, rows, values.data()));
+  for (int64_t panel = first; panel < end; ++panel) {
+    matrix->FillPanel(panel, values.data() + (panel - first) * kPanel * matrix->k());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+kernels::WeightFormat PackedFormat(const model::Checkpoint& checkpoint, const std::string& tensor,
+                                   model::MatrixFormat rule) {
+  const bool bf16 = rule == model::MatrixFormat::kBf16 || checkpoint.IsBf16(tensor);
+  return bf16 ? kernels::WeightFormat::kBf16 : kernels::WeightFormat::kF32;
+}
+
+StatusOr<PackedMatrix> LoadPacked(const model::Checkpoint& checkpoint, const std::string& tensor,
+                                  model::MatrixFormat rule, ThreadPool* pool) {
+  const model::TensorInfo* info = checkpoint.Find(tensor);
+  if (info == nullptr) return NotFound("%s has no tensor '%s'", checkpoint.dir(), tensor);
+  if (info->shape.size() != 2) {
+    return InvalidArgument("tensor '%s' has %d dimensions, expected a matrix", tensor,
+                           info->shape.size());
+  }
+  PackedMatrix matrix(PackedFormat(checkpoint, tensor, rule), info->shape[0], info->shape[1]);
+  FirstError error;
+  const int64_t num_jobs = (matrix.num_panels() + kPanelsPerJob - 1) / kPanelsPerJob;
+  const auto fill = [&](int64_t job) {
+    if (error.IsBelow(job)) return;
+    const int64_t first = job * kPanelsPerJob;
+    const int64_t end = std::min(first + kPanelsPerJob, matrix.num_panels());
+    const Status status = FillPanels(checkpoint, tensor, first, end, &matrix);
+    if (!status.ok()) error.Add(job, status);
+  };
+  if (pool != nullptr) {
+    pool->ParallelFor(num_jobs, fill);
+  } else {
+    for (int64_t job = 0; job < num_jobs; ++job) fill(job);
+  }
+  ATL_RETURN_IF_ERROR(error.Take());
+  return matrix;
+}
+
+StatusOr<kernels::FfnWeights> LoadFfn(const model::Checkpoint& checkpoint,
+                                      const std::string& prefix, model::MatrixFormat rule,
+                                      ThreadPool* pool) {
+  kernels::FfnWeights ffn;
+  ATL_ASSIGN_OR_RETURN(ffn.gate, LoadPacked(checkpoint, prefix + "gate_proj.weight", rule, pool));
+  ATL_ASSIGN_OR_RETURN(ffn.up, LoadPacked(checkpoint, prefix + "up_proj.weight", rule, pool));
+  ATL_ASSIGN_OR_RETURN(ffn.down, LoadPacked(checkpoint, prefix + "down_proj.weight", rule, pool));
+  return ffn;
+}
+
+kernels::Rounding RoundingOf(DType dtype) {
+  ATL_CHECK(dtype == DType::kF32 || dtype == DType::kBf16);
+  return dtype == DType::kBf16 ? kernels::Rounding::kBf16 : kernels::Rounding::kNone;
+}
+
+}  // namespace atl::weights
