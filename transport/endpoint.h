@@ -43,7 +43,8 @@ StatusOr<Endpoint> ParseEndpoint(const std::string& text);
 // NotFound: no such host.
 StatusOr<Endpoint> ResolveEndpoint(const Endpoint& endpoint);
 
-// Accepts connections on one endpoint, lets them show their ticket within 2 s (64 waiting at most), then hands out the link.
+// Accepts connections on one endpoint, lets them show their ticket within 2 s (64 waiting at most: the
+// oldest makes room), then hands out the link.
 // Lives on `loop`'s thread.
 class LinkListener {
  public:

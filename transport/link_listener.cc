@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <map>
 #include <utility>
@@ -94,11 +95,7 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
         close(fd);
         continue;
       }
-      if (waiting_.size() >= kMaxWaiting) {
-        LogWarning("link listener: %d connections wait for their ticket, one more refused", waiting_.size());
-        close(fd);
-        continue;
-      }
+      if (waiting_.size() >= kMaxWaiting) DropOldest();
       Waiting& waiting = waiting_[fd];
       waiting.timer = loop_->RunAt(absl::Now() + kTicketTimeout, [self = shared_from_this(), fd] {
         LogWarning("link listener: a peer showed no ticket within %s", absl::FormatDuration(kTicketTimeout).c_str());
@@ -148,6 +145,13 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
   void Drop(int fd) {
     Forget(fd);
     close(fd);
+  }
+
+  // Honest peers show their ticket at once: whoever has waited longest is the least likely to.
+  void DropOldest() {
+    LogWarning("link listener: %d connections wait for their ticket, the oldest is dropped", waiting_.size());
+    const auto older = [](const auto& a, const auto& b) { return a.second.timer < b.second.timer; };
+    Drop(std::min_element(waiting_.begin(), waiting_.end(), older)->first);
   }
 
   EventLoop* const loop_;
