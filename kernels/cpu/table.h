@@ -69,7 +69,7 @@ struct KernelTable {
   void (*combine_row)(bool bf16, int64_t d, const void* shared, const void* const* out, const float* weight, int64_t num,
                       void* y);
 
-  // Begins a segment's state and runs it. scratch: MlaSegmentScratch(R, Dr) floats, 64-byte aligned.
+  // Begins a segment's state and runs it. scratch: MlaSegmentScratch(R, Dr) floats.
   void (*mla_segment)(const SegmentUnit& unit, const SoftmaxState& state, float* scratch);
   // Adds a later segment to `into`.
   void (*mla_merge)(int64_t heads, int64_t r, const SoftmaxState& into, const SoftmaxState& segment);

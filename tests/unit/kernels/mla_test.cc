@@ -1,0 +1,239 @@
+#include "kernels/mla.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/exact_math.h"
+#include "kernels_testing.h"
+
+namespace atl::kernels {
+namespace {
+
+// One sequence's cache: blocks filled by StoreLatent, everything behind the last position NaN.
+class Cache {
+ public:
+  Cache(const MlaShape& shape, int64_t positions, uint32_t seed) : shape_(shape) {
+    const int64_t r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
+    keys_ = Random(positions * (r + dr), seed);
+    for (int64_t b = 0; b * kCacheBlock < positions; ++b) {
+      blocks_.emplace_back(CacheBlockBytes(shape), std::byte{0xff});  // NaN in float32 and in bf16
+    }
+    for (auto& block : blocks_) pointers_.push_back(block.data());
+    for (int64_t s = 0; s < positions; ++s) {
+      StoreLatent(shape, &keys_[s * (r + dr)], &keys_[s * (r + dr) + r], blocks_[s / kCacheBlock].data(), s % kCacheBlock);
+    }
+    if (shape.cache_type == DType::kBf16) keys_ = RoundedToBf16(keys_);
+  }
+  Cache(const Cache&) = delete;
+
+  const std::byte* const* block() const { return pointers_.data(); }
+  const float* key(int64_t s) const { return &keys_[s * (shape_.kv_lora_rank + shape_.qk_rope_head_dim)]; }
+
+ private:
+  const MlaShape shape_;
+  std::vector<float> keys_;
+  std::vector<std::vector<std::byte>> blocks_;
+  std::vector<const std::byte*> pointers_;
+};
+
+struct State {
+  float m = -std::numeric_limits<float>::infinity(), l = 0;
+  std::vector<float> o;
+};
+
+// The header's order for one head, a scalar operation at a time.
+std::vector<float> ByDefinition(const MlaShape& shape, const Cache& cache, int64_t position, const float* q_latent,
+                                const float* q_rope) {
+  const int64_t r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
+  State total;
+  for (int64_t segment = 0; segment <= position; segment += kSegment) {
+    State s = {.o = std::vector<float>(r, 0.0f)};
+    for (int64_t block = segment; block <= position && block < segment + kSegment; block += kCacheBlock) {
+      std::vector<float> score;
+      float max = s.m;
+      for (int64_t i = block; i <= position && i < block + kCacheBlock; ++i) {
+        float acc = 0;
+        for (int64_t k = 0; k < r; ++k) acc = std::fma(q_latent[k], cache.key(i)[k], acc);
+        for (int64_t k = 0; k < dr; ++k) acc = std::fma(q_rope[k], cache.key(i)[r + k], acc);
+        score.push_back(acc * shape.softmax_scale);
+        max = std::max(max, score.back());
+      }
+      const float worth = Exp(s.m - max);
+      s.m = max;
+      s.l *= worth;
+      for (float& o : s.o) o *= worth;
+      for (size_t i = 0; i < score.size(); ++i) {
+        const float p = Exp(score[i] - max);
+        s.l += p;
+        for (int64_t k = 0; k < r; ++k) s.o[k] = std::fma(p, cache.key(block + i)[k], s.o[k]);
+      }
+    }
+    if (segment == 0) {
+      total = s;
+      continue;
+    }
+    const float max = std::max(total.m, s.m), a = Exp(total.m - max), b = Exp(s.m - max);
+    total.m = max;
+    total.l = std::fma(s.l, b, total.l * a);
+    for (int64_t k = 0; k < r; ++k) total.o[k] = std::fma(s.o[k], b, total.o[k] * a);
+  }
+  for (float& o : total.o) o /= total.l;
+  return total.o;
+}
+
+std::vector<double> Naive(const MlaShape& shape, const Cache& cache, int64_t position, const float* q_latent,
+                          const float* q_rope) {
+  const int64_t r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
+  std::vector<double> weight, out(r, 0.0);
+  double max = -1e300, sum = 0;
+  for (int64_t s = 0; s <= position; ++s) {
+    double dot = 0;
+    for (int64_t k = 0; k < r; ++k) dot += static_cast<double>(q_latent[k]) * cache.key(s)[k];
+    for (int64_t k = 0; k < dr; ++k) dot += static_cast<double>(q_rope[k]) * cache.key(s)[r + k];
+    weight.push_back(dot * shape.softmax_scale);
+    max = std::max(max, weight.back());
+  }
+  for (double& w : weight) sum += w = std::exp(w - max);
+  for (int64_t s = 0; s <= position; ++s) {
+    for (int64_t k = 0; k < r; ++k) out[k] += weight[s] / sum * cache.key(s)[k];
+  }
+  return out;
+}
+
+std::vector<float> Attend(const KernelContext& ctx, const MlaShape& shape, const std::vector<MlaRow>& rows,
+                          const std::vector<float>& q_latent, const std::vector<float>& q_rope, Rounding rounding) {
+  std::vector<float> out(q_latent.size()), scratch(MlaScratch(ctx, shape, rows), std::nanf(""));
+  MlaAttend(ctx, shape, rows, q_latent.data(), q_rope.data(), out.data(), rounding, scratch.data());
+  return out;
+}
+
+void ExpectDefinition(const MlaShape& shape, const std::vector<int32_t>& positions) {
+  SCOPED_TRACE(testing::Message() << "H " << shape.num_heads << " R " << shape.kv_lora_rank << " Dr " << shape.qk_rope_head_dim);
+  const int64_t h = shape.num_heads, r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
+  const int64_t t = static_cast<int64_t>(positions.size());
+  const std::vector<float> q_latent = Random(t * h * r, 1, 2), q_rope = Random(t * h * dr, 2, 2);
+  std::vector<std::unique_ptr<Cache>> caches;
+  std::vector<MlaRow> rows;
+  std::vector<float> expected;
+  for (int64_t i = 0; i < t; ++i) {
+    caches.push_back(std::make_unique<Cache>(shape, positions[i] + 1, 10 + i));
+    rows.push_back({.block = caches[i]->block(), .position = positions[i]});
+    for (int64_t head = i * h; head < (i + 1) * h; ++head) {
+      const std::vector<float> out = ByDefinition(shape, *caches[i], positions[i], &q_latent[head * r], &q_rope[head * dr]);
+      const std::vector<double> naive = Naive(shape, *caches[i], positions[i], &q_latent[head * r], &q_rope[head * dr]);
+      // |key| <= 1; a score is a chain of R + Dr terms under 2, scaled: off by well under 2 (R + Dr) eps (R + Dr)^-1/2 * few.
+      for (int64_t k = 0; k < r; ++k) ASSERT_NEAR(out[k], naive[k], 4 * std::sqrt(r + dr) * 0x1p-22) << "head " << head;
+      expected.insert(expected.end(), out.begin(), out.end());
+    }
+  }
+  ForEachContext([&](const KernelContext& ctx) {
+    ASSERT_TRUE(SameBits(Attend(ctx, shape, rows, q_latent, q_rope, Rounding::kNone), expected));
+    ASSERT_TRUE(SameBits(Attend(ctx, shape, rows, q_latent, q_rope, Rounding::kBf16), RoundedToBf16(expected)));
+  });
+}
+
+MlaShape Shape(int64_t h, int64_t r, int64_t dr, DType type) {
+  return {.num_heads = h, .kv_lora_rank = r, .qk_rope_head_dim = dr, .softmax_scale = 1.8f / std::sqrt(static_cast<float>(r + dr)),
+          .cache_type = type};
+}
+
+TEST(Mla, HasTheBitsOfItsDefinition) {
+  ExpectDefinition(Shape(4, 48, 8, DType::kF32), {0, 1, 63, 64, 65, 127, 200});
+  ExpectDefinition(Shape(6, 136, 24, DType::kBf16), {5, 64, 130});
+  ExpectDefinition(Shape(8, 40, 4, DType::kF32), {77});
+  ExpectDefinition(Shape(16, 64, 16, DType::kBf16), {90, 12, 3});
+  ExpectDefinition(Shape(1, 16, 2, DType::kF32), {70});
+}
+
+TEST(Mla, MoreHeadsThanAUnit) { ExpectDefinition(Shape(70, 24, 8, DType::kBf16), {66, 2}); }
+
+TEST(Mla, SeveralSegments) {
+  ExpectDefinition(Shape(4, 24, 8, DType::kBf16), {2500});
+  ExpectDefinition(Shape(3, 16, 4, DType::kF32), {1023, 1024, 2048, 100});
+}
+
+// On a pool, one long row is split over its segments and many rows are not: the bits may not tell.
+TEST(Mla, SplitOverSegmentsOrNotGivesTheSameBits) {
+  const MlaShape shape = Shape(4, 32, 8, DType::kBf16);
+  const int32_t position = 3333;
+  const Cache cache(shape, position + 1, 3);
+  const int64_t copies = 20;
+  const std::vector<float> q_latent = Random(4 * 32, 4, 2), q_rope = Random(4 * 8, 5, 2);
+  std::vector<float> many_latent, many_rope, expected_many;
+  std::vector<MlaRow> many;
+  const std::vector<MlaRow> one = {{.block = cache.block(), .position = position}};
+  for (Isa isa : SupportedIsas()) {
+    SCOPED_TRACE(IsaName(isa));
+    const std::vector<float> expected = Attend(Context(isa), shape, one, q_latent, q_rope, Rounding::kNone);
+    many_latent.clear(), many_rope.clear(), many.clear(), expected_many.clear();
+    for (int64_t i = 0; i < copies; ++i) {
+      many_latent.insert(many_latent.end(), q_latent.begin(), q_latent.end());
+      many_rope.insert(many_rope.end(), q_rope.begin(), q_rope.end());
+      expected_many.insert(expected_many.end(), expected.begin(), expected.end());
+      many.push_back(one[0]);
+    }
+    for (int threads : {2, 4}) {
+      ThreadPool pool({.num_threads = threads, .spin = absl::ZeroDuration()});
+      const KernelContext ctx = Context(isa, &pool);
+      EXPECT_GT(MlaScratch(ctx, shape, one), MlaScratch(ctx, shape, many)) << "the one row was not split";
+      EXPECT_TRUE(SameBits(Attend(ctx, shape, one, q_latent, q_rope, Rounding::kNone), expected));
+      EXPECT_TRUE(SameBits(Attend(ctx, shape, many, many_latent, many_rope, Rounding::kNone), expected_many));
+    }
+  }
+}
+
+TEST(Mla, KeysBeyondThePositionAreNotRead) {
+  const MlaShape shape = Shape(4, 48, 8, DType::kBf16);
+  const Cache longer(shape, 192, 6), shorter(shape, 101, 6);  // the same keys as far as the shorter one goes, NaN behind
+  const std::vector<float> q_latent = Random(4 * 48, 7), q_rope = Random(4 * 8, 8);
+  for (Isa isa : SupportedIsas()) {
+    const std::vector<float> a =
+        Attend(Context(isa), shape, {{.block = longer.block(), .position = 100}}, q_latent, q_rope, Rounding::kNone);
+    const std::vector<float> b =
+        Attend(Context(isa), shape, {{.block = shorter.block(), .position = 100}}, q_latent, q_rope, Rounding::kNone);
+    EXPECT_TRUE(SameBits(a, b));
+    for (float v : a) ASSERT_TRUE(std::isfinite(v));
+  }
+}
+
+TEST(Mla, LargeScoresDoNotOverflow) {
+  MlaShape shape = Shape(2, 16, 4, DType::kF32);
+  shape.softmax_scale = 500;  // scores in the hundreds and thousands: all the weight on one key
+  const Cache cache(shape, 100, 9);
+  const std::vector<float> q_latent = Random(2 * 16, 10, 3), q_rope = Random(2 * 4, 11, 3);
+  for (Isa isa : SupportedIsas()) {
+    const std::vector<float> out =
+        Attend(Context(isa), shape, {{.block = cache.block(), .position = 99}}, q_latent, q_rope, Rounding::kNone);
+    for (int64_t head = 0; head < 2; ++head) {
+      const std::vector<double> naive = Naive(shape, cache, 99, &q_latent[head * 16], &q_rope[head * 4]);
+      for (int64_t k = 0; k < 16; ++k) ASSERT_NEAR(out[head * 16 + k], naive[k], 1e-2);
+    }
+  }
+}
+
+TEST(Mla, StoreLatentLaysOutPositionAfterPosition) {
+  for (DType type : {DType::kF32, DType::kBf16}) {
+    const MlaShape shape = Shape(1, 3, 2, type);
+    EXPECT_EQ(CacheBlockBytes(shape), 64 * 5 * DTypeBytes(type));
+    std::vector<std::byte> block(CacheBlockBytes(shape));
+    const float c_kv[] = {1.001f, 2, 3}, k_rope[] = {4, 5.003f};
+    StoreLatent(shape, c_kv, k_rope, block.data(), 63);
+    const float expected[] = {1.001f, 2, 3, 4, 5.003f};
+    for (int64_t i = 0; i < 5; ++i) {
+      if (type == DType::kF32) {
+        float v;
+        std::memcpy(&v, &block[(63 * 5 + i) * 4], 4);
+        EXPECT_EQ(v, expected[i]);
+      } else {
+        Bf16 v;
+        std::memcpy(&v, &block[(63 * 5 + i) * 2], 2);
+        EXPECT_EQ(v, F32ToBf16(expected[i]));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace atl::kernels
