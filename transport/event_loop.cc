@@ -10,12 +10,11 @@
 #include <cerrno>
 #include <limits>
 #include <map>
+#include <mutex>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
 
@@ -62,9 +61,10 @@ struct EventLoop::State {
   int epoll_fd = -1;
   int event_fd = -1;
 
-  absl::Mutex mu;
-  std::vector<std::function<void()>> posted ABSL_GUARDED_BY(mu);
-  bool waiting ABSL_GUARDED_BY(mu) = false;  // in epoll_wait, and no wake-up is under way
+  // Guarded by mu, which is a std::mutex because ThreadSanitizer does not see into Debian's absl.
+  std::mutex mu;
+  std::vector<std::function<void()>> posted;
+  bool waiting = false;  // in epoll_wait, and no wake-up is under way
 
   // The loop's thread only. Watchers carry an id of their own, so that an event of a descriptor that was closed and
   // whose number was used again in the same turn finds nobody.
@@ -97,7 +97,7 @@ void EventLoop::Post(std::function<void()> fn) {
   State& s = *state_;
   bool wake;
   {
-    absl::MutexLock lock(&s.mu);
+    std::lock_guard lock(s.mu);
     s.posted.push_back(std::move(fn));
     wake = std::exchange(s.waiting, false);
   }
@@ -116,7 +116,7 @@ void EventLoop::RunOnce(absl::Duration timeout) {
     wait_ns = std::min(wait_ns, std::max<int64_t>(until_timer, 0));
   }
   {
-    absl::MutexLock lock(&s.mu);
+    std::lock_guard lock(s.mu);
     if (!s.posted.empty()) wait_ns = 0;
     s.waiting = wait_ns > 0;
   }
@@ -124,7 +124,7 @@ void EventLoop::RunOnce(absl::Duration timeout) {
   const int n = Wait(s.epoll_fd, events, wait_ns);
   // What callbacks post from here on runs in the next turn.
   {
-    absl::MutexLock lock(&s.mu);
+    std::lock_guard lock(s.mu);
     s.waiting = false;
     s.running.swap(s.posted);
   }
