@@ -1,0 +1,160 @@
+// Prints what MatMul reaches, as GB/s of weights read and GFLOP/s, beside two roofs of the same machine measured in the same run, in
+// turns with it: reading DRAM, and fma in registers.
+//   kernels_bench [--threads N] [--isa auto|avx512|avx2|portable] [--seconds S]
+#include <immintrin.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "base/buffer.h"
+#include "kernels/matmul.h"
+
+namespace atl::kernels {
+namespace {
+
+constexpr int64_t kColdBytes = int64_t{384} << 20;  // weights passed over between two uses of the same ones: far more than any cache
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Seconds of the tenth percentile of the calls of `fn` that fit in `seconds` (at least five): what a call takes when nobody else
+// takes the core or the memory away, for roofs and kernels alike.
+template <typename Fn>
+double GoodSeconds(double seconds, Fn fn) {
+  std::vector<double> times;
+  for (const double until = Now() + seconds; Now() < until || times.size() < 5;) {
+    const double begin = Now();
+    fn();
+    times.push_back(Now() - begin);
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 10];
+}
+
+// Four streams of 16-byte loads with prefetch ahead: no arithmetic to wait for.
+int64_t ReadAll(const std::byte* data, int64_t size) {
+  const int64_t quarter = size / 4 / 64 * 64;
+  __m128i sum = _mm_setzero_si128();
+  for (int64_t i = 0; i < quarter; i += 64) {
+    for (int64_t s = 0; s < 4; ++s) {
+      const std::byte* line = data + s * quarter + i;
+      __builtin_prefetch(line + 4096);
+      for (int64_t j = 0; j < 64; j += 16) sum = _mm_xor_si128(sum, _mm_load_si128(reinterpret_cast<const __m128i*>(line + j)));
+    }
+  }
+  return _mm_cvtsi128_si64(sum);
+}
+
+__attribute__((target("avx512f"))) float FmaAvx512(int64_t rounds) {
+  __m512 a[16];
+  for (auto& v : a) v = _mm512_set1_ps(1);
+  const __m512 x = _mm512_set1_ps(0.999f);
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (auto& v : a) v = _mm512_fmadd_ps(v, x, x);
+  }
+  for (auto& v : a) a[0] = _mm512_add_ps(a[0], v);
+  return _mm512_cvtss_f32(a[0]);
+}
+
+__attribute__((target("avx2,fma"))) float FmaAvx2(int64_t rounds) {
+  __m256 a[12];
+  for (auto& v : a) v = _mm256_set1_ps(1);
+  const __m256 x = _mm256_set1_ps(0.999f);
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (auto& v : a) v = _mm256_fmadd_ps(v, x, x);
+  }
+  for (auto& v : a) a[0] = _mm256_add_ps(a[0], v);
+  return _mm256_cvtss_f32(a[0]);
+}
+
+struct Bench {
+  KernelContext ctx;
+  Isa isa;
+  ThreadPool* pool;
+  double seconds;
+  Buffer cold{static_cast<size_t>(kColdBytes)};
+  std::vector<double> sink = std::vector<double>(1024);
+
+  double ReadRoof() {
+    constexpr int64_t kPiece = int64_t{1} << 20, kPieces = 16;
+    int64_t next = 0;
+    const double s = GoodSeconds(seconds, [&] {
+      const std::byte* begin = cold.data() + next++ % (kColdBytes / (kPiece * kPieces)) * kPiece * kPieces;
+      pool->ParallelFor(kPieces, [&](int64_t i) { sink[i] = ReadAll(begin + i * kPiece, kPiece); });
+    });
+    return kPiece * kPieces / s / 1e9;
+  }
+
+  double FmaRoof() {
+    if (isa == Isa::kPortable) return 0;
+    constexpr int64_t kRounds = 20000;
+    const int threads = pool->num_threads();
+    const double flop = 2.0 * kRounds * threads * 8 * (isa == Isa::kAvx512 ? 32 : 12);
+    const double s = GoodSeconds(seconds, [&] {
+      pool->ParallelFor(threads, [&](int64_t i) { sink[i] = isa == Isa::kAvx512 ? FmaAvx512(kRounds) : FmaAvx2(kRounds); });
+    });
+    return flop / s / 1e9;
+  }
+
+  void Shape(WeightFormat format, int64_t n, int64_t k) {
+    std::vector<PackedMatrix> w;
+    std::vector<float> rows(16 * k, 0.5f);
+    for (int64_t bytes = 0; bytes < kColdBytes; bytes += w.back().bytes()) {
+      w.emplace_back(format, n, k);
+      for (int64_t i = 0; i < w.back().num_panels(); ++i) w.back().FillPanel(i, rows.data());
+    }
+    for (int64_t m : {1, 2, 4, 6, 8, 16, 32, 64}) {
+      std::vector<float> x(m * k, 0.25f), y(m * n);
+      size_t next = 0;
+      const double roof = ReadRoof(), fma = FmaRoof();
+      const double s = GoodSeconds(2 * seconds, [&] {
+        const MatMulJob job = {.w = &w[next++ % w.size()], .x = x.data(), .ldx = k, .m = m, .y = y.data(), .ldy = n};
+        MatMul(ctx, job);
+      });
+      const double gbs = w[0].bytes() / s / 1e9, gflops = 2.0 * m * n * k / s / 1e9;
+      std::printf("%-5s %6ld %6ld %4ld  %8.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n", WeightFormatName(format), n, k, m,
+                  gbs, roof, gbs / roof, gflops, fma, fma > 0 ? gflops / fma : 0, s * 1e6);
+    }
+  }
+};
+
+int Main(int argc, char** argv) {
+  int threads = 1;
+  std::string isa_name = "auto";
+  double seconds = 0.1;
+  CLI::App app("MatMul beside the roofs of this machine");
+  app.add_option("--threads", threads, "threads of the pool")->check(CLI::Range(1, 256));
+  app.add_option("--isa", isa_name, "instruction set: auto, avx512, avx2 or portable");
+  app.add_option("--seconds", seconds, "time of each measurement")->check(CLI::Range(0.001, 60.0));
+  CLI11_PARSE(app, argc, argv);
+
+  ThreadPool pool({.num_threads = threads, .spin = absl::Milliseconds(1)});
+  const StatusOr<Isa> isa = ParseIsa(isa_name);
+  const StatusOr<KernelContext> ctx = isa.ok() ? MakeKernelContext(*isa, &pool) : isa.status();
+  if (!ctx.ok()) {
+    std::fprintf(stderr, "kernels_bench: %s\n", ctx.status().ToString().c_str());
+    return 1;
+  }
+  Bench bench = {.ctx = *ctx, .isa = *isa, .pool = &pool, .seconds = seconds};
+  std::fill_n(bench.cold.as<char>(), bench.cold.size(), 1);  // pages of its own, not the one page of zeros
+  std::printf("%s, %d threads; tenth percentiles; roofs: DRAM read, fma in registers\n", IsaName(*isa), threads);
+  std::printf("%-5s %6s %6s %4s  %8s %6s %6s  %8s %7s %6s  %9s\n", "", "N", "K", "m", "GB/s", "roof", "share", "GFLOP/s", "roof",
+              "share", "us");
+  for (WeightFormat format : {WeightFormat::kBf16, WeightFormat::kF32}) {
+    bench.Shape(format, 1408, 2048);
+    bench.Shape(format, 2048, 1408);
+    bench.Shape(format, 2048, 7168);
+    bench.Shape(format, 7168, 2048);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace atl::kernels
+
+int main(int argc, char** argv) { return atl::kernels::Main(argc, argv); }
