@@ -1,0 +1,152 @@
+#include "weights/load_packed.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bit>
+
+#include "tests/support/golden.h"
+#include "tests/support/temp_dir.h"
+
+namespace atl::weights {
+namespace {
+
+using kernels::PackedMatrix;
+using kernels::WeightFormat;
+using model::Checkpoint;
+using model::MatrixFormat;
+using ::testing::HasSubstr;
+
+std::unique_ptr<Checkpoint> OpenGolden(const std::string& preset) {
+  StatusOr<std::unique_ptr<Checkpoint>> opened =
+      Checkpoint::Open(atl::testing::GoldenCheckpointDir(preset));
+  EXPECT_TRUE(opened.ok()) << opened.status();
+  return *std::move(opened);
+}
+
+// bf16 by arithmetic on the value, not on its bits: the nearest of the two neighbours, the even one
+// on a tie.
+float NearestBf16(float v) {
+  if (v == 0) return v;
+  int exponent;
+  std::frexp(v, &exponent);
+  const double unit = std::ldexp(1.0, std::max(exponent - 8, -133));
+  return static_cast<float>(std::nearbyint(v / unit) * unit);
+}
+
+void ExpectRows(const Checkpoint& checkpoint, const std::string& tensor, const PackedMatrix& packed,
+                bool rounded) {
+  const std::vector<float> all = *checkpoint.ReadAll(tensor);
+  std::vector<float> row(packed.k());
+  ASSERT_EQ(packed.n() * packed.k(), all.size());
+  for (int64_t n = 0; n < packed.n(); ++n) {
+    packed.ReadRow(n, row.data());
+    for (int64_t k = 0; k < packed.k(); ++k) {
+      const float expected =
+          rounded ? NearestBf16(all[n * packed.k() + k]) : all[n * packed.k() + k];
+      ASSERT_EQ(row[k], expected) << tensor << " [" << n << ", " << k << "]";
+    }
+  }
+}
+
+TEST(LoadPacked, Bf16StaysBf16UnderEitherRule) {
+  const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v2_lite");
+  ThreadPool pool({.num_threads = 3});
+  // 44 rows: the last panel is partial; 152 columns are no multiple of anything.
+  for (const char* tensor :
+       {"model.layers.1.mlp.experts.3.gate_proj.weight",
+        "model.layers.1.mlp.experts.3.down_proj.weight",
+        "model.layers.0.self_attn.kv_a_proj_with_mqa.weight", "lm_head.weight"}) {
+    for (const MatrixFormat rule : {MatrixFormat::kExact, MatrixFormat::kBf16}) {
+      const StatusOr<PackedMatrix> packed = LoadPacked(*checkpoint, tensor, rule, &pool);
+      ASSERT_TRUE(packed.ok()) << packed.status();
+      EXPECT_EQ(packed->format(), WeightFormat::kBf16);
+      ExpectRows(*checkpoint, tensor, *packed, /*rounded=*/false);
+    }
+  }
+}
+
+TEST(LoadPacked, Fp8IsExactInFloat32AndRoundedOnceInBf16) {
+  const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v3_fp8");
+  ThreadPool pool({.num_threads = 3});
+  for (const char* tensor :
+       {"model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.experts.0.up_proj.weight",
+        "model.layers.2.self_attn.kv_b_proj.weight"}) {
+    const StatusOr<PackedMatrix> exact =
+        LoadPacked(*checkpoint, tensor, MatrixFormat::kExact, &pool);
+    ASSERT_TRUE(exact.ok()) << exact.status();
+    EXPECT_EQ(exact->format(), WeightFormat::kF32);
+    ExpectRows(*checkpoint, tensor, *exact, /*rounded=*/false);
+    const StatusOr<PackedMatrix> bf16 = LoadPacked(*checkpoint, tensor, MatrixFormat::kBf16, &pool);
+    ASSERT_TRUE(bf16.ok()) << bf16.status();
+    EXPECT_EQ(bf16->format(), WeightFormat::kBf16);
+    ExpectRows(*checkpoint, tensor, *bf16, /*rounded=*/true);
+  }
+}
+
+TEST(LoadPacked, ThreadsChangeNoByte) {
+  const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v3_fp8");
+  ThreadPool pool({.num_threads = 4});
+  const std::string tensor = "model.layers.0.mlp.gate_proj.weight";
+  const PackedMatrix one = *LoadPacked(*checkpoint, tensor, MatrixFormat::kBf16, nullptr);
+  const PackedMatrix four = *LoadPacked(*checkpoint, tensor, MatrixFormat::kBf16, &pool);
+  ASSERT_EQ(one.bytes(), four.bytes());
+  for (int64_t i = 0; i < one.num_panels(); ++i) {
+    EXPECT_EQ(std::memcmp(one.panel(i), four.panel(i), one.panel_bytes()), 0) << "panel " << i;
+  }
+}
+
+TEST(LoadPacked, Errors) {
+  const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v3");
+  EXPECT_EQ(LoadPacked(*checkpoint, "nothing", MatrixFormat::kExact, nullptr).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_EQ(
+      LoadPacked(*checkpoint, "model.norm.weight", MatrixFormat::kExact, nullptr).status().code(),
+      absl::StatusCode::kInvalidArgument);
+}
+
+// NaN in several panels: the message names the first, however many threads met them.
+TEST(LoadPacked, TheFirstBadPlaceIsNamed) {
+  atl::testing::TempDir dir;
+  const std::string from = atl::testing::GoldenCheckpointDir("v3");
+  for (const char* name : {"/config.json", "/model.safetensors"}) {
+    ASSERT_TRUE(WriteFileAtomically(dir.path() + name, *ReadFile(from + name)).ok());
+  }
+  const std::string tensor = "model.embed_tokens.weight";
+  const model::TensorInfo info = *OpenGolden("v3")->Find(tensor);
+  std::string bytes = *ReadFile(dir.File("model.safetensors"));
+  for (const int64_t row : {639, 400, 150})
+    bytes.replace(info.offset + 2 * (row * 128 + 9), 2, "\xc0\x7f");
+  ASSERT_TRUE(WriteFileAtomically(dir.File("model.safetensors"), bytes).ok());
+  const std::unique_ptr<Checkpoint> checkpoint = *Checkpoint::Open(dir.path());
+  ThreadPool pool({.num_threads = 4});
+  for (int i = 0; i < 50; ++i) {
+    const StatusOr<PackedMatrix> packed =
+        LoadPacked(*checkpoint, tensor, MatrixFormat::kExact, &pool);
+    ASSERT_EQ(packed.status().code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(packed.status().message()), HasSubstr("NaN at [150, 9]"));
+  }
+}
+
+TEST(LoadFfn, TakesTheThreeMatricesUnderAPrefix) {
+  const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v3");
+  const std::string prefix =
+      ExpertPrefix(checkpoint->config(), 2, checkpoint->config().shared_expert_id());
+  const StatusOr<kernels::FfnWeights> ffn =
+      LoadFfn(*checkpoint, prefix, MatrixFormat::kExact, nullptr);
+  ASSERT_TRUE(ffn.ok()) << ffn.status();
+  ExpectRows(*checkpoint, "model.layers.2.mlp.shared_experts.gate_proj.weight", ffn->gate, false);
+  ExpectRows(*checkpoint, "model.layers.2.mlp.shared_experts.up_proj.weight", ffn->up, false);
+  ExpectRows(*checkpoint, "model.layers.2.mlp.shared_experts.down_proj.weight", ffn->down, false);
+  EXPECT_EQ(
+      LoadFfn(*checkpoint, "model.layers.9.mlp.", MatrixFormat::kExact, nullptr).status().code(),
+      absl::StatusCode::kNotFound);
+}
+
+TEST(RoundingOf, OfTypes) {
+  EXPECT_EQ(RoundingOf(DType::kF32), kernels::Rounding::kNone);
+  EXPECT_EQ(RoundingOf(DType::kBf16), kernels::Rounding::kBf16);
+}
+
+}  // namespace
+}  // namespace atl::weights
