@@ -44,6 +44,7 @@ StatusOr<ServedModel> LoadServedModel(const model::Checkpoint* checkpoint, const
 class FrontDoor {
  public:
   FrontDoor(const ServedModel* model, const AttentionDirectory* directory, FrontDoorOptions options);
+  // REQUIRES: the server of its services has stopped.
   ~FrontDoor();
   std::vector<grpc::Service*> services();
 

@@ -1,0 +1,108 @@
+#include "router_service/front_door/sessions.h"
+
+#include <utility>
+
+#include "router_service/front_door/session.h"
+
+namespace atl::front_door {
+
+RequestError QueueFull(int max_queued) {
+  return RequestError::RetryLater(
+      ResourceExhausted("the router's queue is full: expected fewer than %d waiting requests", max_queued),
+      kQueueFullRetry);
+}
+
+RequestError ShuttingDown() {
+  return RequestError::RetryLater(Unavailable("the router is shutting down"), kUnavailableRetry);
+}
+
+Sessions::Sessions(const text::Tokenizer* tokenizer, const AttentionDirectory* directory,
+                   const FrontDoorOptions& options, Scheduler* scheduler)
+    : tokenizer_(tokenizer), directory_(directory), options_(options), scheduler_(scheduler) {}
+
+RequestError Sessions::CheckAdmission() const {
+  absl::MutexLock lock(&mu_);
+  if (stopped_) return ShuttingDown();
+  if (static_cast<int>(running_.size()) < options_.max_concurrent_requests) return {};
+  if (static_cast<int>(queue_.size()) < options_.max_queued_requests) return {};
+  return QueueFull(options_.max_queued_requests);
+}
+
+std::shared_ptr<Session> Sessions::Start(ResolvedRequest request, ResponseSink* sink, absl::Time arrival,
+                                         absl::Time deadline) {
+  auto session = std::make_shared<Session>(this, std::move(request), sink, arrival, deadline);
+  session->Begin();
+  return session;
+}
+
+Sessions::Place Sessions::Enter(std::shared_ptr<Session> session) {
+  absl::MutexLock lock(&mu_);
+  if (stopped_) return Place::kStopped;
+  Session* key = session.get();
+  if (static_cast<int>(running_.size()) < options_.max_concurrent_requests) {
+    running_.emplace(key, std::move(session));
+    return Place::kRunning;
+  }
+  if (static_cast<int>(queue_.size()) >= options_.max_queued_requests) return Place::kFull;
+  tickets_[key] = ++last_ticket_;
+  queue_.emplace(last_ticket_, std::move(session));
+  return Place::kQueued;
+}
+
+void Sessions::Leave(Session* session) {
+  std::shared_ptr<Session> next;
+  {
+    absl::MutexLock lock(&mu_);
+    if (const auto ticket = tickets_.find(session); ticket != tickets_.end()) {
+      queue_.erase(ticket->second);
+      tickets_.erase(ticket);
+      return;
+    }
+    if (running_.erase(session) == 0) return;
+    if (queue_.empty()) return;
+    next = std::move(queue_.begin()->second);
+    queue_.erase(queue_.begin());
+    tickets_.erase(next.get());
+    running_.emplace(next.get(), next);
+  }
+  // Not from here: each would start the next one, deeper and deeper.
+  scheduler_->Post([next] { next->Admit(); });
+}
+
+std::vector<std::shared_ptr<Session>> Sessions::All() const {
+  absl::MutexLock lock(&mu_);
+  std::vector<std::shared_ptr<Session>> all;
+  for (const auto& [key, session] : running_) all.push_back(session);
+  for (const auto& [ticket, session] : queue_) all.push_back(session);
+  return all;
+}
+
+void Sessions::OnDirectoryChanged() {
+  // Not on the caller's thread: sessions ask the directory, which may be holding its lock.
+  scheduler_->Post([this] {
+    for (const auto& session : All()) session->LookAgain();
+  });
+}
+
+void Sessions::StopAdmitting() {
+  absl::MutexLock lock(&mu_);
+  stopped_ = true;
+}
+
+void Sessions::EndAll() {
+  // Queued ones first: none of them gets the place of one that ends.
+  std::vector<std::shared_ptr<Session>> all = All();
+  for (auto it = all.rbegin(); it != all.rend(); ++it) (*it)->End(ShuttingDown());
+}
+
+int Sessions::num_running() const {
+  absl::MutexLock lock(&mu_);
+  return static_cast<int>(running_.size());
+}
+
+int Sessions::num_queued() const {
+  absl::MutexLock lock(&mu_);
+  return static_cast<int>(queue_.size());
+}
+
+}  // namespace atl::front_door
