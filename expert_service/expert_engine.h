@@ -35,13 +35,15 @@ struct EngineOptions {
 // Lives on one EventLoop's thread.
 class ExpertEngine {
  public:
+  // `loop` and `store` outlive it.
   ExpertEngine(transport::EventLoop* loop, kernels::KernelContext ctx, const model::ModelConfig& config,
                const model::NumericProfile& profile, ExpertStore* store, EngineOptions options);
   ~ExpertEngine();
 
   // Takes kWork and kCancel frames from the link, answers with kOuts, or kError: NOT_FOUND for an expert that is not held (nothing of
   // that call is computed), DEADLINE_EXCEEDED for work whose time is up before it starts. A frame that breaks its shape closes the link.
-  // Work found in one turn of the loop is computed together, layer by layer, oldest first. `peer` is for logs.
+  // Work found in one turn of the loop is computed together, layer by layer, oldest first, in batches of about 4096 pairs; work flagged
+  // kFlagAlone is merged with none. Work is never answered from inside on_frame. kPing is answered with kPong. `peer` is for logs.
   void AddLink(const std::string& peer, std::unique_ptr<transport::Link> link);
 
   // The same computation without a link: ExpertService.Forward. x: float32 [rows, D], already rounded to the wire type; pairs by (expert, row)
@@ -49,12 +51,13 @@ class ExpertEngine {
   Status Compute(int32_t layer, int64_t rows, const float* x, std::span<const transport::WorkPair> pairs, float* out);
 
   int num_links() const;
-  const EngineStats& stats() const { return stats_; }
+  // All work is answered.
+  bool idle() const { return stats().queued_rows.load() == 0; }
+  const EngineStats& stats() const;
 
  private:
   struct State;
-  std::unique_ptr<State> state_;
-  EngineStats stats_;
+  std::shared_ptr<State> state_;  // the loop's posted functions hold it weakly
 };
 
 }  // namespace atl::expert

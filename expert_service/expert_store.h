@@ -37,16 +37,16 @@ class ExpertStore {
   // `checkpoint` must outlive the store. budget_bytes bounds the packed weights held (0: no bound).
   ExpertStore(const model::Checkpoint* checkpoint, const model::NumericProfile& profile, int64_t budget_bytes);
 
-  // Reads and packs, on `pool`'s threads (null: the caller's). AlreadyExists is OK. ResourceExhausted: over budget; DataLoss: bad weights, the
-  // expert is then not held and the message names the tensor.
+  // Reads and packs, on `pool`'s threads (null: the caller's). OK if it is held already. ResourceExhausted: over budget; InvalidArgument: the
+  // model has no such expert; DataLoss: bad weights, the expert is then not held and the message names the tensor.
   Status Load(ExpertKey key, ThreadPool* pool);
   Status Unload(ExpertKey key);  // NotFound
 
   std::shared_ptr<HeldExpert> Find(ExpertKey key) const;  // null: not held
   std::vector<std::pair<ExpertKey, std::shared_ptr<HeldExpert>>> List() const;  // ascending
-  int64_t bytes_held() const;
+  int64_t bytes_held() const;  // those being loaded included
   int64_t budget_bytes() const { return budget_bytes_; }
-  // Packed bytes of one expert of the model, routed or shared.
+  // Packed bytes of one expert of the model, routed or shared; 0 if the model has none.
   int64_t ExpertBytes(bool shared) const;
   // Raised by each Load and Unload that changed something.
   uint64_t version() const;

@@ -1,8 +1,13 @@
 #include "transport/frame.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstring>
+#include <limits>
+#include <string>
+
+#include "absl/time/clock.h"
 
 namespace atl::transport {
 namespace {
@@ -153,6 +158,33 @@ Status CheckPayload(const PayloadShape& shape, const Frame& frame) {
 std::span<const WorkPair> WorkPairs(const Frame& frame) {
   const size_t bytes = frame.header.pairs * sizeof(WorkPair);
   return {reinterpret_cast<const WorkPair*>(frame.payload.data() + frame.payload.size() - bytes), frame.header.pairs};
+}
+
+Frame MakeErrorFrame(uint64_t call_id, const Status& error) {
+  Frame frame;
+  const size_t bytes = std::min<size_t>(error.message().size(), kMaxErrorBytes);
+  frame.payload = Buffer(bytes);
+  if (bytes > 0) std::memcpy(frame.payload.data(), error.message().data(), bytes);
+  frame.header = {.type = FrameType::kError,
+                  .call_id = call_id,
+                  .layer = static_cast<uint16_t>(error.code()),
+                  .payload_bytes = static_cast<uint32_t>(bytes)};
+  return frame;
+}
+
+Status ErrorOf(const Frame& frame) {
+  return Status(static_cast<absl::StatusCode>(frame.header.layer),
+                std::string(frame.payload.as<char>(), frame.payload.size()));
+}
+
+uint32_t TimeLeftUs(absl::Time deadline) {
+  if (deadline == absl::InfiniteFuture()) return 0;
+  const int64_t us = absl::ToInt64Microseconds(deadline - absl::Now());
+  return static_cast<uint32_t>(std::clamp<int64_t>(us, 1, std::numeric_limits<uint32_t>::max()));
+}
+
+absl::Time DeadlineOf(const FrameHeader& header) {
+  return header.time_left_us == 0 ? absl::InfiniteFuture() : absl::Now() + absl::Microseconds(header.time_left_us);
 }
 
 }  // namespace atl::transport

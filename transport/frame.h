@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "absl/time/time.h"
 #include "base/buffer.h"
 #include "base/dtype.h"
 #include "base/status.h"
@@ -27,6 +28,10 @@ enum class FrameType : uint8_t {
   kLoad = 10,     // rows = rows queued, pairs = rows a second: piggybacked by experts
   kCredit = 11,   // pairs = payload bytes that the receiver has consumed
 };
+
+// Flags of a frame.
+inline constexpr uint16_t kFlagAlone = 1;       // kWork: was on nodes that died, compute it with no other caller's
+inline constexpr uint16_t kFlagTryAnother = 2;  // kError: this peer is shutting down, another one would do it
 
 // 56 bytes on the wire, little-endian, in this order (static_assert in frame.cc).
 struct FrameHeader {
@@ -78,7 +83,16 @@ struct PayloadShape {
 };
 Status CheckPayload(const PayloadShape& shape, const Frame& frame);
 
-// Views into a checked kWork frame.
+// View into a checked kWork frame.
 std::span<const WorkPair> WorkPairs(const Frame& frame);
+
+// kError of `call_id`, not OK; the message is cut at 64 KiB.
+Frame MakeErrorFrame(uint64_t call_id, const Status& error);
+// The status of a checked kError frame.
+Status ErrorOf(const Frame& frame);
+
+// time_left_us of a call that must end at `deadline`: at least 1, at most what 32 bits hold; 0 for InfiniteFuture. And back.
+uint32_t TimeLeftUs(absl::Time deadline);
+absl::Time DeadlineOf(const FrameHeader& header);
 
 }  // namespace atl::transport
