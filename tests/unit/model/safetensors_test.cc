@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "model/safetensors_writer.h"
 #include "tests/support/temp_dir.h"
 
 namespace atl::model {
@@ -184,6 +185,38 @@ TEST_F(SafetensorsFile, WhatIsWrittenIsRead) {
   std::vector<SafetensorsEntry> none;
   EXPECT_TRUE(Read(MakeSafetensorsHeader(none, {{"format", "pt"}})).ok());
   EXPECT_TRUE(Read(MakeSafetensorsHeader(none, {})).ok());
+}
+
+TEST_F(SafetensorsFile, WriterShowsAFileOnlyWhenItIsWhole) {
+  const std::string path = dir_.File("made.safetensors");
+  {
+    StatusOr<SafetensorsWriter> writer =
+        SafetensorsWriter::Create(path, {{.name = "a", .dtype = "U8", .shape = {4}}}, {});
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    EXPECT_TRUE(FileExists(path + ".part"));
+  }
+  EXPECT_FALSE(FileExists(path));
+  EXPECT_FALSE(FileExists(path + ".part"));
+
+  StatusOr<SafetensorsWriter> writer = SafetensorsWriter::Create(
+      path,
+      {{.name = "a", .dtype = "U8", .shape = {4}}, {.name = "b", .dtype = "U8", .shape = {2}}}, {});
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  ASSERT_TRUE(writer->WriteAt(1, 1, "6", 1).ok());
+  ASSERT_TRUE(writer->WriteAt(0, 0, "1234", 4).ok());
+  ASSERT_TRUE(writer->WriteAt(1, 0, "5", 1).ok());
+  ASSERT_TRUE(writer->Finish().ok());
+  EXPECT_TRUE(ReadFile(path)->ends_with("123456"));
+  EXPECT_FALSE(FileExists(path + ".part"));
+  EXPECT_TRUE(Read(*ReadFile(path)).ok());
+}
+
+TEST_F(SafetensorsFile, WriterSaysWhenThereIsNoRoom) {
+  const std::string path = dir_.File("made.safetensors");
+  const StatusOr<SafetensorsWriter> writer = SafetensorsWriter::Create(
+      path, {{.name = "a", .dtype = "U8", .shape = {int64_t{1} << 61}}}, {});
+  EXPECT_FALSE(writer.ok());
+  EXPECT_FALSE(FileExists(path + ".part"));
 }
 
 }  // namespace
