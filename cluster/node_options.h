@@ -19,6 +19,7 @@ struct NodeOptions {
   std::string data_listen;              // HOST:PORT of tcp links; empty: listen's host, a free port
   std::string health_listen;            // HOST:PORT; empty: none
   std::string metrics_listen;           // HOST:PORT of Prometheus metrics; empty: none
+  bool insecure = false;                // plaintext may leave this machine; else loopback and unix sockets only
   std::string isa = "auto";
   int threads = 0;                      // of the compute pool; 0: all cores
   std::string zone;                     // failure domain
