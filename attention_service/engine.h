@@ -55,9 +55,6 @@ class Engine : public AttentionBackend {
   // Hashes of kept prefixes (client/prefix_hash.h), newest first; refreshed a few times a second.
   std::vector<uint64_t> KeptPrefixes() const;
 
-  // Tests: the runner, before the engine's thread has started.
-  ModelRunner* runner_for_test() { return &runner_; }
-  LatentCache* cache_for_test() { return &cache_; }
 
  private:
   class LocalRun;

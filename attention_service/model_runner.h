@@ -40,7 +40,7 @@ class ModelRunner {
   // logits [n, V] of hidden [n, D] as Run gives it.
   void Logits(const float* hidden, int64_t n, float* logits);
 
-  // The first MTP layer: row i holds token t_{i+1} at position i + 1 and previous [rows, D], the main model's state after
+  // The first MTP layer: row i holds token t_{i+1} at cache position i and previous [rows, D], the main model's state after
   // model.norm at i. logits [rows, V] predict t_{i+2}. REQUIRES weights loaded with MTP, cache with its layer.
   Status RunMtp(std::span<const StepRow> rows, std::span<const std::span<const BlockId>> block_tables,
                 uint64_t bias_version, const float* previous, float* logits);

@@ -1,0 +1,109 @@
+#include "cli/serve.h"
+
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "attention_service/service.h"
+#include "base/log.h"
+#include "local/local_stack.h"
+#include "router_service/front_door/front_door.h"
+#include "rpc/server.h"
+
+namespace atl::cli {
+namespace {
+
+// The one attention node there is.
+class LocalDirectory : public front_door::AttentionDirectory {
+ public:
+  explicit LocalDirectory(attention::Engine* engine) : engine_(engine) {}
+
+  std::vector<front_door::AttentionNode> List() const override {
+    front_door::AttentionNode node;
+    node.name = "attention";
+    node.backend =
+        std::shared_ptr<attention::AttentionBackend>(engine_, [](attention::AttentionBackend*) {});
+    node.running_sequences = engine_->stats().running;
+    node.waiting_sequences = engine_->stats().waiting;
+    return {std::move(node)};
+  }
+
+ private:
+  attention::Engine* const engine_;
+};
+
+class ServeProcessImpl : public ServeProcess {
+ public:
+  Status Init(const ServeOptions& options) {
+    drain_timeout_ = options.node.drain_timeout;
+    local::LocalStackOptions stack_options;
+    stack_options.model_dir = options.node.model_dir;
+    stack_options.profile = options.node.profile;
+    stack_options.isa = options.node.isa;
+    stack_options.threads = options.node.threads;
+    stack_options.dispatch = options.dispatch;
+    stack_options.engine = options.engine;
+    ATL_ASSIGN_OR_RETURN(stack_, local::LocalStack::Open(stack_options));
+    ATL_ASSIGN_OR_RETURN(model_,
+                         front_door::LoadServedModel(&stack_->checkpoint(), stack_->profile()));
+    directory_ = std::make_unique<LocalDirectory>(stack_->engine());
+    front_door::FrontDoorOptions door;
+    door.max_concurrent_requests = options.max_concurrent_requests;
+    door.max_queued_requests = options.max_queued_requests;
+    door.coverage_timeout = options.node.coverage_timeout;
+    door.context_length = stack_->engine_options().context_length;
+    front_door_ = std::make_unique<front_door::FrontDoor>(&model_, directory_.get(), door);
+    attention_service_ = std::make_unique<attention::AttentionServiceImpl>(stack_->engine());
+    std::vector<grpc::Service*> services = front_door_->services();
+    services.push_back(attention_service_.get());
+    stack_->Start();
+    ATL_ASSIGN_OR_RETURN(server_, rpc::Server::Start({.listen = options.node.listen,
+                                                      .health_listen = options.node.health_listen,
+                                                      .insecure = options.node.insecure},
+                                                     "router", services));
+    server_->SetReady(true);
+    return absl::OkStatus();
+  }
+
+  ~ServeProcessImpl() override {
+    // Calls first, then who answers them.
+    if (front_door_ != nullptr) front_door_->EndAll();
+    if (server_ != nullptr) server_->Stop(absl::ZeroDuration());
+    if (stack_ != nullptr) stack_->Stop();
+  }
+
+  cluster::NodeAddresses addresses() const override {
+    return {.grpc = server_->address(), .health = server_->health_address()};
+  }
+
+  void DrainAndStop() override {
+    server_->SetReady(false);
+    front_door_->StopAdmitting();
+    const absl::Time deadline = absl::Now() + drain_timeout_;
+    while (front_door_->num_running() + front_door_->num_queued() > 0 && absl::Now() < deadline) {
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    front_door_->EndAll();
+    server_->Stop(absl::Seconds(1));
+    stack_->Stop();
+  }
+
+ private:
+  absl::Duration drain_timeout_;
+  std::unique_ptr<local::LocalStack> stack_;
+  front_door::ServedModel model_;
+  std::unique_ptr<LocalDirectory> directory_;
+  std::unique_ptr<front_door::FrontDoor> front_door_;
+  std::unique_ptr<attention::AttentionServiceImpl> attention_service_;
+  std::unique_ptr<rpc::Server> server_;
+};
+
+}  // namespace
+
+StatusOr<std::unique_ptr<ServeProcess>> ServeProcess::Start(const ServeOptions& options) {
+  auto process = std::make_unique<ServeProcessImpl>();
+  ATL_RETURN_IF_ERROR(process->Init(options));
+  return process;
+}
+
+}  // namespace atl::cli
