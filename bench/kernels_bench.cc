@@ -1,5 +1,5 @@
-// Prints what MatMul reaches, as GB/s of weights read and GFLOP/s, beside two roofs of the same machine measured in the same run, in
-// turns with it: reading DRAM, and fma in registers.
+// Prints what MatMul and MlaAttend reach, as GB/s (of weights, of cache) and GFLOP/s, beside two roofs of the same machine measured in
+// the same run, in turns with them: reading DRAM, and fma in registers.
 //   kernels_bench [--threads N] [--isa auto|avx512|avx2|portable] [--seconds S]
 #include <immintrin.h>
 
@@ -12,6 +12,7 @@
 
 #include "base/buffer.h"
 #include "kernels/matmul.h"
+#include "kernels/mla.h"
 
 namespace atl::kernels {
 namespace {
@@ -101,6 +102,30 @@ struct Bench {
     return flop / s / 1e9;
   }
 
+  // `rows` query rows, each of a sequence of its own with `position` keys before it; bf16 cache, R 512, Dr 64.
+  void Attention(int64_t heads, int64_t rows, int64_t position) {
+    const MlaShape shape = {.num_heads = heads, .kv_lora_rank = 512, .qk_rope_head_dim = 64, .softmax_scale = 0.1f,
+                            .cache_type = DType::kBf16};
+    const int64_t block_bytes = CacheBlockBytes(shape), blocks = position / kCacheBlock + 1;
+    std::vector<std::vector<const std::byte*>> table(rows);
+    std::vector<MlaRow> row;
+    int64_t next = 0;
+    for (auto& list : table) {
+      for (int64_t b = 0; b < blocks; ++b) list.push_back(cold.data() + next++ % (kColdBytes / block_bytes) * block_bytes);
+      row.push_back({.block = list.data(), .position = static_cast<int32_t>(position)});
+    }
+    std::vector<float> q(rows * heads * 512, 0.01f), q_rope(rows * heads * 64, 0.01f), out(q.size());
+    std::vector<float> scratch(MlaScratch(ctx, shape, row));
+    const double roof = ReadRoof(), fma = FmaRoof();
+    const double s = GoodSeconds(2 * seconds, [&] {
+      MlaAttend(ctx, shape, row, q.data(), q_rope.data(), out.data(), Rounding::kNone, scratch.data());
+    });
+    const double keys = static_cast<double>(rows) * (position + 1);
+    const double gbs = keys * 576 * 2 / s / 1e9, gflops = 2 * keys * heads * (576 + 512) / s / 1e9;
+    std::printf("mla   H %4ld rows %4ld at %5ld  %4.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n", heads, rows, position, gbs,
+                roof, gbs / roof, gflops, fma, fma > 0 ? gflops / fma : 0, s * 1e6);
+  }
+
   void Shape(WeightFormat format, int64_t n, int64_t k) {
     std::vector<PackedMatrix> w;
     std::vector<float> rows(16 * k, 0.5f);
@@ -145,6 +170,10 @@ int Main(int argc, char** argv) {
   std::printf("%s, %d threads; tenth percentiles; roofs: DRAM read, fma in registers\n", IsaName(*isa), threads);
   std::printf("%-5s %6s %6s %4s  %8s %6s %6s  %8s %7s %6s  %9s\n", "", "N", "K", "m", "GB/s", "roof", "share", "GFLOP/s", "roof",
               "share", "us");
+  for (int64_t heads : {16, 128}) {
+    for (int64_t position : {100, 1000, 4000}) bench.Attention(heads, 1, position);
+    bench.Attention(heads, 16, 500);
+  }
   for (WeightFormat format : {WeightFormat::kBf16, WeightFormat::kF32}) {
     bench.Shape(format, 1408, 2048);
     bench.Shape(format, 2048, 1408);

@@ -1,89 +1,57 @@
-// Absorbed attention over one segment of latent cache (mla.h). Included by table_inl.h.
+// Pieces of absorbed attention over one block of 64 cached positions (mla.h). Included by table_inl.h.
 //
-// A block's 64 keys are widened to float32 once. Scores: lanes are heads, the transposed query is the "weight" and the keys are the rows.
-// Weighted sum: lanes are elements of the latent, the keys are the weight and the heads are the rows.
+// Scores: lanes are heads, the transposed query is the weight, the keys are the rows. Weighted sum: lanes are elements of the latent, the
+// keys are the weight, the heads are the rows. Both are the register tiles of matmul_inl.h, so they keep one chain of fma for each output.
 namespace atl::kernels::ATL_ISA {
 
-struct AttentionScratch {
-  float* keys;    // [64, ldk]
-  float* scores;  // [64, lanes of heads]
-  float* prob;    // [heads, 64]
-};
-
-static void WidenKeys(const SegmentUnit& u, int64_t block, int64_t num, float* keys, int64_t ldk) {
-  const int64_t width = u.r + u.dr;
+static void MlaWiden(const BlockKeys& from, int64_t num, int64_t first, int64_t width, float* keys, int64_t ldk) {
   for (int64_t s = 0; s < num; ++s) {
-    if (u.bf16) {
-      Bf16ToF32Range(static_cast<const uint16_t*>(u.block[block]) + s * width, width, keys + s * ldk);
-      continue;
+    const int64_t at = s * from.stride + first;
+    if (from.bf16) {
+      Bf16ToF32Range(static_cast<const uint16_t*>(from.data) + at, width, keys + s * ldk);
+    } else {
+      const float* x = static_cast<const float*>(from.data) + at;
+      for (int64_t i = 0; i < width; i += 16) StoreAny(keys + s * ldk + i, LoadAny(x + i, width - i), width - i);
     }
-    const float* from = static_cast<const float*>(u.block[block]) + s * width;
-    for (int64_t i = 0; i < width; i += 16) StoreAny(keys + s * ldk + i, LoadAny(from + i, width - i), width - i);
   }
 }
 
-static void Scores(const SegmentUnit& u, int64_t num, const AttentionScratch& a, int64_t ldk, int64_t lanes) {
-  PanelUnit unit = {.num_panels = 0, .bf16 = false, .k = u.r + u.dr, .x = a.keys, .ldx = ldk, .row = nullptr, .m = num};
-  for (int64_t p = 0; p * 16 < lanes; ++p) unit.w[unit.num_panels++] = u.q + p * unit.k * 16;
-  RunPanels(unit, 16, a.scores, lanes, /*first=*/true);
+static void MlaScores(const float* q, int64_t heads, int64_t k, const float* keys, int64_t ldk, int64_t num, float* scores,
+                      int64_t ld) {
+  PanelUnit unit = {.num_panels = 0, .bf16 = false, .k = k, .x = keys, .ldx = ldk, .row = nullptr, .m = num};
+  for (int64_t p = 0; p * 16 < heads; ++p) unit.w[unit.num_panels++] = q + p * k * 16;
+  RunPanels(unit, 16, scores, ld, /*first=*/true);
 }
 
-// Updates m and l of 16 heads with `num` scores each; leaves the probabilities in prob and what the old state is worth in `keep` [16].
-static void SoftmaxBlock(int64_t num, float scale, float* scores, int64_t lanes, float* m, float* l, float* prob,
-                         int64_t heads, float* keep) {
-  const V old_max = Load(m);
+static void MlaSoftmax(const float* scores, int64_t ld, int64_t num, float scale, float* m, float* l, float* prob, float* keep) {
+  const V old_max = Load(m), factor = Set1(scale);
   V max = old_max;
-  for (int64_t s = 0; s < num; ++s) {
-    const V scaled = Mul(Load(scores + s * lanes), Set1(scale));
-    Store(scores + s * lanes, scaled);
-    max = Max(scaled, max);
-  }
+  for (int64_t s = 0; s < num; ++s) max = Max(Mul(Load(scores + s * ld), factor), max);
   const V worth = Exp(Sub(old_max, max));
   V sum = Mul(Load(l), worth);
   alignas(64) float lane[16];
   for (int64_t s = 0; s < num; ++s) {
-    const V p = Exp(Sub(Load(scores + s * lanes), max));
+    const V p = Exp(Sub(Mul(Load(scores + s * ld), factor), max));
     sum = Add(sum, p);
     Store(lane, p);
-    for (int64_t h = 0; h < heads; ++h) prob[h * kBlockKeys + s] = lane[h];
+    for (int64_t h = 0; h < 16; ++h) prob[h * kBlockKeys + s] = lane[h];
   }
   Store(m, max);
   Store(l, sum);
   Store(keep, worth);
 }
 
-static void WeightedSum(const SegmentUnit& u, int64_t num, const AttentionScratch& a, int64_t ldk, const SoftmaxState& state) {
-  PanelUnit unit = {.num_panels = 0, .bf16 = false, .k = num, .x = a.prob, .ldx = kBlockKeys, .row = nullptr, .m = u.heads};
-  for (int64_t c = 0; c < state.ldo; c += kUnitPanels * 16) {
-    unit.num_panels = 0;
-    for (int64_t p = c; p < state.ldo && unit.num_panels < kUnitPanels; p += 16) unit.w[unit.num_panels++] = a.keys + p;
-    RunPanels(unit, ldk, state.o + c, state.ldo, /*first=*/false);
+static void MlaSum(const float* prob, const float* keep, int64_t heads, const float* keys, int64_t ldk, int64_t num, int64_t cols,
+                   float* o, int64_t ldo) {
+  for (int64_t h = 0; h < heads; ++h) {
+    if (keep[h] == 1.0f) continue;  // times one changes no bit
+    for (int64_t i = 0; i < cols; i += 16) Store(o + h * ldo + i, Mul(Load(o + h * ldo + i), Set1(keep[h])));
   }
-}
-
-static void MlaSegment(const SegmentUnit& u, const SoftmaxState& state, float* scratch) {
-  const int64_t ldk = RoundUp16(u.r + u.dr), lanes = RoundUp16(u.heads);
-  AttentionScratch a = {.keys = scratch, .scores = nullptr, .prob = nullptr};
-  a.scores = a.keys + kBlockKeys * ldk;
-  a.prob = a.scores + kBlockKeys * kUnitHeads;
-  for (int64_t h = 0; h < lanes; ++h) state.m[h] = -__builtin_inff(), state.l[h] = 0;
-  for (int64_t i = 0; i < u.heads * state.ldo; i += 16) Store(state.o + i, Zero());
-
-  for (int64_t begin = u.begin; begin < u.end; begin += kBlockKeys) {
-    const int64_t num = u.end - begin < kBlockKeys ? u.end - begin : kBlockKeys;
-    WidenKeys(u, begin / kBlockKeys, num, a.keys, ldk);
-    Scores(u, num, a, ldk, lanes);
-    for (int64_t h0 = 0; h0 < u.heads; h0 += 16) {
-      const int64_t heads = u.heads - h0 < 16 ? u.heads - h0 : 16;
-      alignas(64) float keep[16];
-      SoftmaxBlock(num, u.scale, a.scores + h0, lanes, state.m + h0, state.l + h0, a.prob + h0 * kBlockKeys, heads, keep);
-      for (int64_t h = 0; h < heads; ++h) {
-        if (keep[h] == 1.0f) continue;  // times one changes no bit
-        float* o = state.o + (h0 + h) * state.ldo;
-        for (int64_t i = 0; i < state.ldo; i += 16) Store(o + i, Mul(Load(o + i), Set1(keep[h])));
-      }
-    }
-    WeightedSum(u, num, a, ldk, state);
+  PanelUnit unit = {.num_panels = 0, .bf16 = false, .k = num, .x = prob, .ldx = kBlockKeys, .row = nullptr, .m = heads};
+  for (int64_t c = 0; c < cols; c += kUnitPanels * 16) {
+    unit.num_panels = 0;
+    for (int64_t p = c; p < cols && unit.num_panels < kUnitPanels; p += 16) unit.w[unit.num_panels++] = keys + p;
+    RunPanels(unit, ldk, o + c, ldo, /*first=*/false);
   }
 }
 

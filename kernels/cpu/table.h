@@ -26,19 +26,14 @@ struct PanelUnit {
   int64_t m = 0;
 };
 
-// A segment of one query row, for a group of heads.
-struct SegmentUnit {
-  const float* q = nullptr;  // [heads / 16][R + Dr][16], heads padded to 16
-  int64_t heads = 0;         // <= kUnitHeads
-  int64_t r = 0;
-  int64_t dr = 0;
-  float scale = 0;
-  bool bf16 = false;                   // cache
-  const void* const* block = nullptr;  // of the whole sequence
-  int64_t begin = 0, end = 0;          // positions; begin is a multiple of kBlockKeys
+// A block of cache: positions `stride` elements apart.
+struct BlockKeys {
+  const void* data = nullptr;
+  bool bf16 = false;  // else float32
+  int64_t stride = 0;
 };
 
-// Softmax state of a group of heads: running maximum and sum [kUnitHeads], and the weighted sum [heads, ldo].
+// Softmax state of some heads: running maximum and sum [heads rounded up to 16], and the weighted sum [heads, ldo].
 struct SoftmaxState {
   float* m = nullptr;
   float* l = nullptr;
@@ -69,8 +64,16 @@ struct KernelTable {
   void (*combine_row)(bool bf16, int64_t d, const void* shared, const void* const* out, const float* weight, int64_t num,
                       void* y);
 
-  // Begins a segment's state and runs it. scratch: MlaSegmentScratch(R, Dr) floats.
-  void (*mla_segment)(const SegmentUnit& unit, const SoftmaxState& state, float* scratch);
+  // keys [num, ldk]: elements [first, first + width) of the block's first `num` positions as float32.
+  void (*mla_widen)(const BlockKeys& from, int64_t num, int64_t first, int64_t width, float* keys, int64_t ldk);
+  // scores [num, heads] = keys q, not scaled, heads <= kUnitHeads rounded up to 16. q [heads / 16][k][16].
+  void (*mla_scores)(const float* q, int64_t heads, int64_t k, const float* keys, int64_t ldk, int64_t num, float* scores,
+                     int64_t ld);
+  // A block's softmax for 16 heads: updates m, l [16]; prob [16][kBlockKeys]; keep [16]: what the sums so far are multiplied by.
+  void (*mla_softmax)(const float* scores, int64_t ld, int64_t num, float scale, float* m, float* l, float* prob, float* keep);
+  // o [heads, cols] = keep o + prob keys; cols is a multiple of 16, heads <= kUnitRows.
+  void (*mla_sum)(const float* prob, const float* keep, int64_t heads, const float* keys, int64_t ldk, int64_t num,
+                  int64_t cols, float* o, int64_t ldo);
   // Adds a later segment to `into`.
   void (*mla_merge)(int64_t heads, int64_t r, const SoftmaxState& into, const SoftmaxState& segment);
   // out [heads, R] = o / l.
@@ -78,10 +81,6 @@ struct KernelTable {
 };
 
 static inline constexpr int64_t RoundUp16(int64_t n) { return (n + 15) / 16 * 16; }
-// Floats of scratch for mla_segment: keys as float32, scores, probabilities.
-static inline constexpr int64_t MlaSegmentScratch(int64_t r, int64_t dr) {
-  return kBlockKeys * RoundUp16(r + dr) + 2 * kBlockKeys * kUnitHeads;
-}
 
 extern const KernelTable kPortableTable;
 #if defined(__x86_64__)

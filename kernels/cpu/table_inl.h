@@ -25,7 +25,10 @@ inline constexpr KernelTable kTable = {
     .find_equal = FindEqual,
     .find_greater = FindGreater,
     .combine_row = CombineRow,
-    .mla_segment = MlaSegment,
+    .mla_widen = MlaWiden,
+    .mla_scores = MlaScores,
+    .mla_softmax = MlaSoftmax,
+    .mla_sum = MlaSum,
     .mla_merge = MlaMerge,
     .mla_finish = MlaFinish,
 };

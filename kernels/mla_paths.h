@@ -1,0 +1,32 @@
+// Two ways to do MlaAttend's work, with the same bits. Private to kernels/ and its tests.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/mla.h"
+
+namespace atl::kernels {
+
+struct MlaCall {
+  const KernelContext& ctx;
+  const MlaShape& shape;
+  std::span<const MlaRow> rows;
+  const float* q_latent = nullptr;
+  const float* q_rope = nullptr;
+  float* out = nullptr;
+  Rounding rounding = Rounding::kNone;
+};
+
+inline int64_t NumSegments(const MlaRow& row) { return row.position / kSegment + 1; }
+
+// For many rows: a unit is a group of heads of one row, done from its first key to its last on one thread.
+int64_t MlaByRowsScratch(const MlaCall& call);
+void MlaByRows(const MlaCall& call, float* scratch);
+
+// For few rows: several segments at a time, all threads on the scores of their blocks, then on the softmax, then on columns of the
+// weighted sum.
+int64_t MlaBySegmentsScratch(const MlaCall& call);
+void MlaBySegments(const MlaCall& call, float* scratch);
+
+}  // namespace atl::kernels
