@@ -12,30 +12,40 @@ namespace {
 class InlineFabric : public ExpertFabric {
  public:
   InlineFabric(transport::EventLoop* loop, Dispatcher* dispatcher) : loop_(loop), dispatcher_(dispatcher) {}
+  ~InlineFabric() override {
+    for (const auto& [id, call] : calls_) dispatcher_->Cancel(call.dispatched);
+  }
 
-  uint64_t Submit(DispatchCall call) override {
+  uint64_t Submit(DispatchCall request) override {
     const uint64_t id = next_id_++;
-    results_[id];  // open
-    dispatcher_->Submit(std::move(call), [this, id](StatusOr<Buffer> y) { results_[id] = std::move(y); });
+    calls_[id];  // before Submit, which may answer from inside
+    const uint64_t dispatched =
+        dispatcher_->Submit(std::move(request), [this, id](StatusOr<Buffer> y) { calls_[id].result = std::move(y); });
+    calls_[id].dispatched = dispatched;
     return id;
   }
 
   Status Wait(uint64_t call_id, Buffer* y) override {
-    auto it = results_.find(call_id);
-    ATL_CHECK(it != results_.end());
-    // The dispatcher ends every call by its own timers; the bound here only keeps the loop turning.
-    while (!it->second.has_value()) loop_->RunOnce(absl::Seconds(1));
-    StatusOr<Buffer> result = *std::move(it->second);
-    results_.erase(it);
+    const auto it = calls_.find(call_id);
+    ATL_CHECK(it != calls_.end());
+    // The dispatcher ends every call by its own timers: its options' call_timeout at the latest.
+    while (!it->second.result.has_value()) loop_->RunOnce(absl::Seconds(1));
+    StatusOr<Buffer> result = *std::move(it->second.result);
+    calls_.erase(it);
     if (!result.ok()) return result.status();
     *y = *std::move(result);
     return absl::OkStatus();
   }
 
  private:
+  struct Call {
+    uint64_t dispatched = 0;
+    std::optional<StatusOr<Buffer>> result;
+  };
+
   transport::EventLoop* const loop_;
   Dispatcher* const dispatcher_;
-  std::map<uint64_t, std::optional<StatusOr<Buffer>>> results_;
+  std::map<uint64_t, Call> calls_;
   uint64_t next_id_ = 1;
 };
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/time/clock.h"
 #include "base/check.h"
@@ -14,30 +15,41 @@
 
 namespace atl::dispatch {
 
+using cluster::NodeName;
 using transport::Frame;
 using transport::FrameHeader;
 using transport::FrameType;
 
 struct RemoteFabric::State {
+  struct Router {
+    std::unique_ptr<transport::Link> link;
+    bool draining = false;
+    absl::Time pinged = absl::InfiniteFuture();  // when it was last asked for a sign of life and gave none since
+  };
   struct Call {
     DispatchCall request;  // kept until the answer: another router may be asked
-    cluster::NodeName router;  // asked now; empty: none could be
-    std::optional<StatusOr<Buffer>> result;
+    NodeName router;       // asked now; empty: none could be
+    absl::Time sent;
     absl::Time unsent_since = absl::InfiniteFuture();
+    std::optional<StatusOr<Buffer>> result;
   };
 
   transport::EventLoop* loop;
   transport::PayloadShape shape;
   DispatcherOptions options;
-  std::map<cluster::NodeName, std::unique_ptr<transport::Link>> routers;
-  cluster::NodeName current;  // the router that is asked as long as it lives
+  std::map<NodeName, Router> routers;
+  NodeName current;  // the router that is asked as long as it lives
   std::map<uint64_t, Call> calls;
   uint64_t next_id = 1;
-  std::function<void(const cluster::NodeName&, const Status&)> on_link_closed;
+  std::function<void(const NodeName&, const Status&)> on_link_closed;
 
   void Send(uint64_t id, Call* call);
-  void OnFrame(const cluster::NodeName& router, Frame frame);
-  void LoseRouter(const cluster::NodeName& router);
+  bool SendTo(const NodeName& name, uint64_t id, Call* call);
+  void OnFrame(const NodeName& name, Frame frame);
+  Status CheckAnswer(const Call& call, const Frame& frame) const;
+  void CheckTime(uint64_t id, Call* call);
+  void CheckSilence(const Call& call);
+  void LoseRouter(const NodeName& name);
 };
 
 RemoteFabric::RemoteFabric(transport::EventLoop* loop, const model::ModelConfig& config,
@@ -55,54 +67,57 @@ uint64_t RemoteFabric::Submit(DispatchCall request) {
   const uint64_t id = state_->next_id++;
   State::Call& call = state_->calls[id];
   call.request = std::move(request);
+  call.request.deadline = std::min(call.request.deadline, absl::Now() + state_->options.call_timeout);
   state_->Send(id, &call);
   return id;
 }
 
+// To the router of before, or else to the others by name; to none: Wait tries again.
 void RemoteFabric::State::Send(uint64_t id, Call* call) {
-  const DispatchCall& request = call->request;
-  FrameHeader header{.type = FrameType::kDispatch, .call_id = id};
-  header.layer = static_cast<uint16_t>(request.layer);
-  header.micro_batch = static_cast<uint16_t>(request.micro_batch);
-  header.rows = static_cast<uint32_t>(request.rows);
-  header.dtype = shape.wire;
-  header.bias_version = request.bias_version;
-  if (request.deadline != absl::InfiniteFuture()) {
-    const int64_t left = absl::ToInt64Microseconds(request.deadline - absl::Now());
-    header.time_left_us = static_cast<uint32_t>(std::clamp<int64_t>(left, 1, UINT32_MAX));
+  std::vector<NodeName> order;
+  if (routers.contains(current)) order.push_back(current);
+  for (const auto& [name, router] : routers) {
+    if (name != current) order.push_back(name);
   }
-  // The router of before, then the others by name.
-  call->router.clear();
-  for (size_t tries = 0; tries < 1 + routers.size(); ++tries) {
-    auto it = tries == 0 ? routers.find(current) : std::next(routers.begin(), tries - 1);
-    if (it == routers.end()) continue;
-    Buffer payload(request.x.size());
-    std::memcpy(payload.data(), request.x.data(), payload.size());
-    call->router = it->first;  // before Send: the answer may come from inside it
-    const cluster::NodeName name = it->first;
-    if (it->second->Send(header, std::move(payload)).ok()) {
-      current = name;
-      call->unsent_since = absl::InfiniteFuture();
-      return;
-    }
-    call->router.clear();
+  for (const NodeName& name : order) {
+    if (!routers.at(name).draining && SendTo(name, id, call)) return;
   }
   if (call->unsent_since == absl::InfiniteFuture()) call->unsent_since = absl::Now();
 }
 
+bool RemoteFabric::State::SendTo(const NodeName& name, uint64_t id, Call* call) {
+  const DispatchCall& request = call->request;
+  const FrameHeader header = {.type = FrameType::kDispatch,
+                              .call_id = id,
+                              .layer = static_cast<uint16_t>(request.layer),
+                              .micro_batch = static_cast<uint16_t>(request.micro_batch),
+                              .rows = static_cast<uint32_t>(request.rows),
+                              .dtype = shape.wire,
+                              .time_left_us = transport::TimeLeftUs(request.deadline),
+                              .bias_version = request.bias_version};
+  Buffer payload(request.x.size());
+  if (!payload.empty()) std::memcpy(payload.data(), request.x.data(), payload.size());
+  call->router = name;  // before Send: the answer may come from inside it
+  call->sent = absl::Now();
+  const bool sent = routers.at(name).link->Send(header, std::move(payload)).ok();
+  if (sent) {
+    current = name;
+    call->unsent_since = absl::InfiniteFuture();
+  } else {
+    call->router.clear();
+  }
+  return sent;
+}
+
 Status RemoteFabric::Wait(uint64_t call_id, Buffer* y) {
   State& s = *state_;
-  auto it = s.calls.find(call_id);
+  const auto it = s.calls.find(call_id);
   ATL_CHECK(it != s.calls.end());
   State::Call& call = it->second;
   while (!call.result.has_value()) {
-    // A router always answers, by its own timers, or its link dies; without a router the time is counted here.
-    s.loop->RunOnce(absl::Milliseconds(call.router.empty() ? 20 : 1000));
-    if (call.result.has_value() || !call.router.empty()) continue;
-    s.Send(call_id, &call);
-    if (call.router.empty() && absl::Now() - call.unsent_since > s.options.coverage_timeout) {
-      call.result = Unavailable("no router for %s", absl::FormatDuration(s.options.coverage_timeout));
-    }
+    const absl::Duration pause = call.router.empty() ? absl::Milliseconds(20) : s.options.router_silence / 4;
+    s.loop->RunOnce(std::clamp(call.request.deadline - absl::Now(), absl::ZeroDuration(), pause));
+    if (!call.result.has_value()) s.CheckTime(call_id, &call);
   }
   StatusOr<Buffer> result = *std::move(call.result);
   s.calls.erase(it);
@@ -111,57 +126,106 @@ Status RemoteFabric::Wait(uint64_t call_id, Buffer* y) {
   return absl::OkStatus();
 }
 
-void RemoteFabric::State::OnFrame(const cluster::NodeName& router, Frame frame) {
-  auto it = calls.find(frame.header.call_id);
-  if (it == calls.end() || it->second.router != router || it->second.result.has_value()) return;  // late
-  Call& call = it->second;
-  if (frame.header.type == FrameType::kError) {
-    const auto code = static_cast<absl::StatusCode>(frame.header.layer);
-    call.result = Status(code, std::string(frame.payload.as<char>(), frame.payload.size()));
+void RemoteFabric::State::CheckTime(uint64_t id, Call* call) {
+  const absl::Time now = absl::Now();
+  if (now >= call->request.deadline) {
+    call->result = DeadlineExceeded("no combined rows of layer %d within the call's time", call->request.layer);
+    const auto router = routers.find(call->router);
+    if (router == routers.end()) return;
+    // Best effort: a router that never hears of it has the same deadline.
+    router->second.link->Send({.type = FrameType::kCancel, .call_id = id}, {}).IgnoreError();
     return;
   }
-  if (frame.header.type != FrameType::kCombined) return;
-  Status status = transport::CheckPayload(shape, frame);
-  if (status.ok() && frame.header.rows != call.request.rows) {
-    status = InvalidArgument("%d combined rows, expected %d", frame.header.rows, call.request.rows);
+  if (!call->router.empty()) return CheckSilence(*call);
+  Send(id, call);
+  if (call->router.empty() && now - call->unsent_since >= options.coverage_timeout) {
+    call->result = Unavailable("no router took the rows of layer %d for %s", call->request.layer,
+                               absl::FormatDuration(options.coverage_timeout).c_str());
   }
-  if (!status.ok()) {
-    LogWarning("link to %s closed: %s", router, std::string(status.message()));
+}
+
+// The loop has just turned, so an answer that is there has been read.
+void RemoteFabric::State::CheckSilence(const Call& call) {
+  const absl::Time now = absl::Now();
+  const NodeName name = call.router;
+  Router& router = routers.at(name);
+  if (router.pinged == absl::InfiniteFuture()) {
+    if (now - call.sent < options.router_silence / 4) return;
+    router.pinged = now;
+    router.link->Send({.type = FrameType::kPing}, {}).IgnoreError();  // a link that takes nothing stays silent
+    return;
+  }
+  if (now - router.pinged < options.router_silence) return;
+  const Status why = Unavailable("router %s gave no sign of life for %s", name,
+                                 absl::FormatDuration(options.router_silence).c_str());
+  LogWarning("link to %s closed: %s", name, why.ToString());
+  LoseRouter(name);
+  if (on_link_closed) on_link_closed(name, why);
+}
+
+void RemoteFabric::State::OnFrame(const NodeName& name, Frame frame) {
+  Router& router = routers.at(name);
+  router.pinged = absl::InfiniteFuture();
+  if (frame.header.type == FrameType::kPong) return;
+  const auto it = calls.find(frame.header.call_id);
+  if (it == calls.end() || it->second.router != name || it->second.result.has_value()) return;  // late
+  Call& call = it->second;
+  if (const Status bad = CheckAnswer(call, frame); !bad.ok()) {
+    LogWarning("link to %s closed: %s", name, bad.ToString());
+    router.link->Close(bad);  // its calls go elsewhere when it tells of its end
+    return;
+  }
+  if (frame.header.type == FrameType::kCombined) {
+    call.result = std::move(frame.payload);
+  } else if ((frame.header.flags & transport::kFlagTryAnother) != 0) {
+    router.draining = true;
     call.router.clear();  // Wait asks another
     call.unsent_since = absl::Now();
-    routers.at(router)->Close(status);
-    return;
+  } else {
+    call.result = ErrorOf(frame);
   }
-  call.result = std::move(frame.payload);
 }
 
-void RemoteFabric::State::LoseRouter(const cluster::NodeName& router) {
-  routers.erase(router);
-  if (current == router) current.clear();
+Status RemoteFabric::State::CheckAnswer(const Call& call, const Frame& frame) const {
+  if (frame.header.type != FrameType::kCombined && frame.header.type != FrameType::kError) {
+    return InvalidArgument("a call was answered with a frame of type %d", static_cast<int>(frame.header.type));
+  }
+  ATL_RETURN_IF_ERROR(CheckPayload(shape, frame));
+  if (frame.header.type == FrameType::kCombined && frame.header.rows != call.request.rows) {
+    return InvalidArgument("%d combined rows, expected %d", frame.header.rows, call.request.rows);
+  }
+  return absl::OkStatus();
+}
+
+void RemoteFabric::State::LoseRouter(const NodeName& name) {
+  routers.erase(name);
+  if (current == name) current.clear();
   for (auto& [id, call] : calls) {
-    if (call.router == router && !call.result.has_value()) Send(id, &call);
+    if (call.router != name || call.result.has_value()) continue;
+    call.router.clear();
+    Send(id, &call);
   }
 }
 
-void RemoteFabric::AddLink(const cluster::NodeName& router, std::unique_ptr<transport::Link> link) {
-  State* s = state_.get();
-  if (s->routers.contains(router)) s->LoseRouter(router);
-  transport::Link* raw = link.get();
-  s->routers[router] = std::move(link);
-  raw->SetCallbacks([s, router](Frame frame) { s->OnFrame(router, std::move(frame)); },
-                    [s, router](const Status& why) {
-                      s->LoseRouter(router);
-                      if (s->on_link_closed) s->on_link_closed(router, why);
-                    });
+void RemoteFabric::AddLink(const NodeName& router, std::unique_ptr<transport::Link> link) {
+  State* const s = state_.get();
+  transport::Link* const added = link.get();
+  RemoveLink(router);
+  s->routers[router].link = std::move(link);
+  added->SetCallbacks([s, router](Frame frame) { s->OnFrame(router, std::move(frame)); },
+                      [s, router](const Status& why) {
+                        s->LoseRouter(router);
+                        if (s->on_link_closed) s->on_link_closed(router, why);
+                      });
 }
 
-void RemoteFabric::RemoveLink(const cluster::NodeName& router) {
+void RemoteFabric::RemoveLink(const NodeName& router) {
   if (HasLink(router)) state_->LoseRouter(router);
 }
 
-bool RemoteFabric::HasLink(const cluster::NodeName& router) const { return state_->routers.contains(router); }
+bool RemoteFabric::HasLink(const NodeName& router) const { return state_->routers.contains(router); }
 
-void RemoteFabric::OnLinkClosed(std::function<void(const cluster::NodeName&, const Status&)> fn) {
+void RemoteFabric::OnLinkClosed(std::function<void(const NodeName&, const Status&)> fn) {
   state_->on_link_closed = std::move(fn);
 }
 
