@@ -60,7 +60,7 @@ class LocalStack {
   transport::EventLoop* loop() { return &loop_; }
   int num_expert_nodes() const { return static_cast<int>(nodes_.size()); }
   const expert::ExpertStore& store(int node) const { return *nodes_[node].store; }
-  const expert::ExpertEngine& expert_engine(int node) const { return *nodes_[node].engine; }
+  expert::ExpertEngine* expert_engine(int node) { return nodes_[node].engine.get(); }
 
  private:
   struct ExpertNode {

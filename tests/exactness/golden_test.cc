@@ -5,7 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -190,13 +190,10 @@ TEST_P(GoldenTest, ReferenceGreedyTokens) {
   EXPECT_GT(compared, 100);
 }
 
-TEST_P(GoldenTest, ReferenceMtpLogits) {
-  if (!golden_.Has("mtp.logits")) {
-    EXPECT_EQ(golden_.json["mtp_prompt"].is_null() || !golden_.json.contains("mtp_prompt") ||
-                  GetParam().rfind("v3", 0) != 0,
-              true);
-    return;
-  }
+class MtpTest : public GoldenTest {};
+
+TEST_P(MtpTest, ReferenceLogits) {
+  ASSERT_TRUE(golden_.Has("mtp.logits"));
   auto stack = OpenStack(dir_, "reference", /*with_mtp=*/true);
   ASSERT_NE(stack, nullptr);
   OfflineForward forward(stack.get(), kMaxPositions);
@@ -252,6 +249,10 @@ TEST_P(GoldenTest, Bf16WithFreeRouting) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Presets, GoldenTest, ::testing::ValuesIn(::atl::testing::GoldenPresets()),
+                         [](const auto& info) { return info.param; });
+
+// The presets that have an MTP layer.
+INSTANTIATE_TEST_SUITE_P(Presets, MtpTest, ::testing::Values("v3", "v3_fp8"),
                          [](const auto& info) { return info.param; });
 
 // Kimi-K2 is published as model_type kimi_k2, of the same layout.
