@@ -6,6 +6,8 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "model/layout.h"
+
 namespace atl::model {
 namespace {
 
@@ -329,6 +331,51 @@ TEST(Config, RefusesTextThatIsNoObject) {
     ASSERT_FALSE(c.ok()) << text.substr(0, 40);
     EXPECT_THAT(std::string(c.status().message()), HasSubstr(says));
   }
+}
+
+// Values of any kind in any field: an error, or a configuration whose numbers can be worked with.
+TEST(Config, NoValueBreaksTheParser) {
+  const std::vector<Json> values = {nullptr,
+                                    true,
+                                    false,
+                                    0,
+                                    1,
+                                    -1,
+                                    2,
+                                    3,
+                                    64,
+                                    1e300,
+                                    -0.0,
+                                    0.5,
+                                    INT64_MAX,
+                                    INT64_MIN,
+                                    UINT64_MAX,
+                                    "",
+                                    "x",
+                                    "yarn",
+                                    "greedy",
+                                    Json::array(),
+                                    Json::array({1, 2}),
+                                    Json::object(),
+                                    Json{{"type", "yarn"}, {"factor", 1e300}}};
+  int accepted = 0;
+  const Json small_v3 = Edited(V3(), [](Json& j) { j["n_routed_experts"] = 32; });
+  for (const Json& base : {small_v3, MinimalV2()}) {
+    for (const auto& [key, old] : base.items()) {
+      for (const Json& value : values) {
+        Json json = base;
+        json[key] = value;
+        const StatusOr<ModelConfig> c = Parse(json);
+        if (!c.ok()) continue;
+        ++accepted;
+        EXPECT_GT(c->hidden_size, 0) << json;
+        const ParamCount count = CountParams(*c);
+        EXPECT_GT(count.active, 0) << json;
+        EXPECT_LE(count.active, count.total) << json;
+      }
+    }
+  }
+  EXPECT_GT(accepted, 100);
 }
 
 TEST(Config, TheSameKeyInTwoObjectsIsFine) {

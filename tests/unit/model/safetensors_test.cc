@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "model/safetensors_writer.h"
 #include "tests/support/temp_dir.h"
 
@@ -129,6 +131,48 @@ INSTANTIATE_TEST_SUITE_P(
          R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}})",
          2, "begins at 0, expected 2"}}),
     [](const auto& info) { return info.param.name; });
+
+// Texts near a good one: whatever comes out is an error, or a header that tiles its data.
+TEST(Safetensors, NoTextBreaksTheParser) {
+  const std::string good =
+      R"({"__metadata__":{"format":"pt"},"b":{"dtype":"F32","shape":[2,3],"data_offsets":[4,28]},)"
+      R"("a":{"data_offsets":[0,4],"shape":[2],"dtype":"BF16"}})";
+  const std::string alphabet =
+      "{}[]\",:0123456789-.eE\\u \x00\xff\xc3" + std::string(1, '\0') + "nulltruefalse";
+  std::mt19937 random(20240607);
+  int accepted = 0;
+  for (int i = 0; i < 20000; ++i) {
+    std::string text = good;
+    for (int edits = 1 + random() % 4; edits > 0; --edits) {
+      const size_t at = random() % text.size();
+      switch (random() % 4) {
+        case 0:
+          text[at] = alphabet[random() % alphabet.size()];
+          break;
+        case 1:
+          text.erase(at, 1 + random() % 8);
+          break;
+        case 2:
+          text.insert(at, 1, alphabet[random() % alphabet.size()]);
+          break;
+        case 3:
+          text.insert(at, text.substr(random() % text.size(), random() % 40));
+          break;
+      }
+      if (text.empty()) text.push_back('{');
+    }
+    const StatusOr<SafetensorsHeader> header = Parse(text, 28);
+    if (!header.ok()) continue;
+    ++accepted;
+    int64_t covered = 0;
+    for (const SafetensorsEntry& tensor : header->tensors) {
+      ASSERT_EQ(tensor.begin, covered) << text;
+      covered = tensor.end;
+    }
+    ASSERT_EQ(covered, 28) << text;
+  }
+  EXPECT_GT(accepted, 0) << "the edits are small enough to leave some texts good";
+}
 
 class SafetensorsFile : public ::testing::Test {
  protected:
