@@ -8,29 +8,34 @@ namespace {
 
 constexpr absl::Duration kFirstPause = absl::Milliseconds(100);
 constexpr absl::Duration kLongestPause = absl::Seconds(2);
-constexpr size_t kMaxDoublings = 5;
+constexpr int kMaxDoublings = 5;
 
 }  // namespace
 
-void NodeTroubles::Add(Kind kind, const std::string& node, std::shared_ptr<attention::AttentionBackend> backend,
-                       absl::Time now) {
-  const int doublings = 1 << std::min(troubles_.size(), kMaxDoublings);
-  const absl::Duration pause = std::min(kFirstPause * doublings, kLongestPause);
-  // What has expired and tells nothing any more goes, so that waiting for a full node does not grow the list.
-  std::erase_if(troubles_, [&](const Trouble& t) { return t.kind == Kind::kFull && t.avoid_until <= now - pause; });
+void NodeTroubles::Add(Kind kind, std::shared_ptr<attention::AttentionBackend> backend, absl::Time now) {
+  const absl::Duration pause = std::min(kFirstPause * (1 << std::min(num_added_, kMaxDoublings)), kLongestPause);
+  ++num_added_;
+  // One node is lost once, however often it was tried.
+  std::erase_if(troubles_, [&](const Trouble& t) { return !t.lost && t.kind == kind && t.backend == backend; });
   troubles_.push_back({.kind = kind,
-                       .node = node,
                        .backend = std::move(backend),
                        .avoid_until = kind == Kind::kRefused ? absl::InfiniteFuture() : now + pause,
                        .lost = kind == Kind::kFailed});
 }
 
+void NodeTroubles::Clear() {
+  troubles_.clear();
+  num_added_ = 0;
+}
+
 void NodeTroubles::Observe(const std::vector<AttentionNode>& listed) {
-  for (Trouble& trouble : troubles_) {
-    if (trouble.kind != Kind::kGone || trouble.lost) continue;
-    trouble.lost = std::none_of(listed.begin(), listed.end(),
-                                [&](const AttentionNode& node) { return node.backend == trouble.backend; });
-  }
+  std::erase_if(troubles_, [&](Trouble& trouble) {
+    if (trouble.kind != Kind::kGone || trouble.lost) return false;
+    const auto node = std::find_if(listed.begin(), listed.end(),
+                                   [&](const AttentionNode& n) { return n.backend == trouble.backend; });
+    trouble.lost = node == listed.end();
+    return !trouble.lost && node->draining;
+  });
 }
 
 int NodeTroubles::lost() const {

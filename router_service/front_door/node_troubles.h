@@ -1,7 +1,7 @@
 // What one sequence has met with at attention nodes since its last new token: whom to avoid, how many were lost.
 #pragma once
 
-#include <string>
+#include <memory>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -9,7 +9,7 @@
 
 namespace atl::front_door {
 
-// Thread-compatible. A node that has restarted under its old name is another node: it has another backend.
+// Thread-compatible. A node is known by its backend: one that has restarted under its old name is another node.
 class NodeTroubles {
  public:
   enum class Kind {
@@ -19,11 +19,11 @@ class NodeTroubles {
     kFailed,   // it answered with an error, or made no progress: lost
   };
 
-  void Add(Kind kind, const std::string& node, std::shared_ptr<attention::AttentionBackend> backend, absl::Time now);
+  void Add(Kind kind, std::shared_ptr<attention::AttentionBackend> backend, absl::Time now);
   // A new token: all is forgotten.
-  void Clear() { troubles_.clear(); }
+  void Clear();
 
-  // Takes note of who is there: a kGone node that is no longer listed is lost for good.
+  // Takes note of who is there: a kGone node that is no longer listed is lost for good; one that drains was no trouble.
   void Observe(const std::vector<AttentionNode>& listed);
   int lost() const;
   // kGone and listed, as last observed.
@@ -41,14 +41,14 @@ class NodeTroubles {
  private:
   struct Trouble {
     Kind kind;
-    std::string node;
     std::shared_ptr<attention::AttentionBackend> backend;  // kept, so that its address names it alone
     absl::Time avoid_until;
     bool lost;
   };
   const Trouble* Avoided(const AttentionNode& node, absl::Time now) const;
 
-  std::vector<Trouble> troubles_;
+  std::vector<Trouble> troubles_;  // oldest first
+  int num_added_ = 0;
 };
 
 }  // namespace atl::front_door

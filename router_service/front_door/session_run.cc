@@ -64,7 +64,7 @@ void Session::OnRunFailed(NodeTroubles::Kind kind, const Status& status) {
   DropRun();
   const absl::Time now = scheduler_->Now();
   settle_until_ = now + kSettle;
-  troubles_.Add(kind, node.name, node.backend, now);
+  troubles_.Add(kind, node.backend, now);
   Seek();
 }
 
