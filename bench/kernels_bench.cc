@@ -1,5 +1,6 @@
-// Prints what MatMul and MlaAttend reach, as GB/s (of weights, of cache) and GFLOP/s, beside two roofs of the same machine measured in
-// the same run, in turns with them: reading DRAM, and fma in registers.
+// Prints what MatMul and MlaAttend reach, as GB/s (of weights, of cache) and GFLOP/s, beside two
+// roofs of the same machine measured in the same run, in turns with them: reading DRAM, and fma in
+// registers.
 //   kernels_bench [--threads N] [--isa auto|avx512|avx2|portable] [--seconds S]
 #include <immintrin.h>
 
@@ -17,14 +18,16 @@
 namespace atl::kernels {
 namespace {
 
-constexpr int64_t kColdBytes = int64_t{384} << 20;  // weights passed over between two uses of the same ones: far more than any cache
+constexpr int64_t kColdBytes =
+    int64_t{384}
+    << 20;  // weights passed over between two uses of the same ones: far more than any cache
 
 double Now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Seconds of the tenth percentile of the calls of `fn` that fit in `seconds` (at least five): what a call takes when nobody else
-// takes the core or the memory away, for roofs and kernels alike.
+// Seconds of the tenth percentile of the calls of `fn` that fit in `seconds` (at least five): what
+// a call takes when nobody else takes the core or the memory away, for roofs and kernels alike.
 template <typename Fn>
 double GoodSeconds(double seconds, Fn fn) {
   std::vector<double> times;
@@ -45,7 +48,8 @@ int64_t ReadAll(const std::byte* data, int64_t size) {
     for (int64_t s = 0; s < 4; ++s) {
       const std::byte* line = data + s * quarter + i;
       __builtin_prefetch(line + 4096);
-      for (int64_t j = 0; j < 64; j += 16) sum = _mm_xor_si128(sum, _mm_load_si128(reinterpret_cast<const __m128i*>(line + j)));
+      for (int64_t j = 0; j < 64; j += 16)
+        sum = _mm_xor_si128(sum, _mm_load_si128(reinterpret_cast<const __m128i*>(line + j)));
     }
   }
   return _mm_cvtsi128_si64(sum);
@@ -85,7 +89,8 @@ struct Bench {
     constexpr int64_t kPiece = int64_t{1} << 20, kPieces = 16;
     int64_t next = 0;
     const double s = GoodSeconds(seconds, [&] {
-      const std::byte* begin = cold.data() + next++ % (kColdBytes / (kPiece * kPieces)) * kPiece * kPieces;
+      const std::byte* begin =
+          cold.data() + next++ % (kColdBytes / (kPiece * kPieces)) * kPiece * kPieces;
       pool->ParallelFor(kPieces, [&](int64_t i) { sink[i] = ReadAll(begin + i * kPiece, kPiece); });
     });
     return kPiece * kPieces / s / 1e9;
@@ -97,33 +102,43 @@ struct Bench {
     const int threads = pool->num_threads();
     const double flop = 2.0 * kRounds * threads * 8 * (isa == Isa::kAvx512 ? 32 : 12);
     const double s = GoodSeconds(seconds, [&] {
-      pool->ParallelFor(threads, [&](int64_t i) { sink[i] = isa == Isa::kAvx512 ? FmaAvx512(kRounds) : FmaAvx2(kRounds); });
+      pool->ParallelFor(threads, [&](int64_t i) {
+        sink[i] = isa == Isa::kAvx512 ? FmaAvx512(kRounds) : FmaAvx2(kRounds);
+      });
     });
     return flop / s / 1e9;
   }
 
-  // `rows` query rows, each of a sequence of its own with `position` keys before it; bf16 cache, R 512, Dr 64.
+  // `rows` query rows, each of a sequence of its own with `position` keys before it; bf16 cache, R
+  // 512, Dr 64.
   void Attention(int64_t heads, int64_t rows, int64_t position) {
-    const MlaShape shape = {.num_heads = heads, .kv_lora_rank = 512, .qk_rope_head_dim = 64, .softmax_scale = 0.1f,
+    const MlaShape shape = {.num_heads = heads,
+                            .kv_lora_rank = 512,
+                            .qk_rope_head_dim = 64,
+                            .softmax_scale = 0.1f,
                             .cache_type = DType::kBf16};
     const int64_t block_bytes = CacheBlockBytes(shape), blocks = position / kCacheBlock + 1;
     std::vector<std::vector<const std::byte*>> table(rows);
     std::vector<MlaRow> row;
     int64_t next = 0;
     for (auto& list : table) {
-      for (int64_t b = 0; b < blocks; ++b) list.push_back(cold.data() + next++ % (kColdBytes / block_bytes) * block_bytes);
+      for (int64_t b = 0; b < blocks; ++b)
+        list.push_back(cold.data() + next++ % (kColdBytes / block_bytes) * block_bytes);
       row.push_back({.block = list.data(), .position = static_cast<int32_t>(position)});
     }
-    std::vector<float> q(rows * heads * 512, 0.01f), q_rope(rows * heads * 64, 0.01f), out(q.size());
+    std::vector<float> q(rows * heads * 512, 0.01f), q_rope(rows * heads * 64, 0.01f),
+        out(q.size());
     std::vector<float> scratch(MlaScratch(ctx, shape, row));
     const double roof = ReadRoof(), fma = FmaRoof();
     const double s = GoodSeconds(2 * seconds, [&] {
-      MlaAttend(ctx, shape, row, q.data(), q_rope.data(), out.data(), Rounding::kNone, scratch.data());
+      MlaAttend(ctx, shape, row, q.data(), q_rope.data(), out.data(), Rounding::kNone,
+                scratch.data());
     });
     const double keys = static_cast<double>(rows) * (position + 1);
     const double gbs = keys * 576 * 2 / s / 1e9, gflops = 2 * keys * heads * (576 + 512) / s / 1e9;
-    std::printf("mla   H %4ld rows %4ld at %5ld  %4.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n", heads, rows, position, gbs,
-                roof, gbs / roof, gflops, fma, fma > 0 ? gflops / fma : 0, s * 1e6);
+    std::printf("mla   H %4ld rows %4ld at %5ld  %4.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n",
+                heads, rows, position, gbs, roof, gbs / roof, gflops, fma,
+                fma > 0 ? gflops / fma : 0, s * 1e6);
   }
 
   void Shape(WeightFormat format, int64_t n, int64_t k) {
@@ -138,12 +153,14 @@ struct Bench {
       size_t next = 0;
       const double roof = ReadRoof(), fma = FmaRoof();
       const double s = GoodSeconds(2 * seconds, [&] {
-        const MatMulJob job = {.w = &w[next++ % w.size()], .x = x.data(), .ldx = k, .m = m, .y = y.data(), .ldy = n};
+        const MatMulJob job = {
+            .w = &w[next++ % w.size()], .x = x.data(), .ldx = k, .m = m, .y = y.data(), .ldy = n};
         MatMul(ctx, job);
       });
       const double gbs = w[0].bytes() / s / 1e9, gflops = 2.0 * m * n * k / s / 1e9;
-      std::printf("%-5s %6ld %6ld %4ld  %8.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n", WeightFormatName(format), n, k, m,
-                  gbs, roof, gbs / roof, gflops, fma, fma > 0 ? gflops / fma : 0, s * 1e6);
+      std::printf("%-5s %6ld %6ld %4ld  %8.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n",
+                  WeightFormatName(format), n, k, m, gbs, roof, gbs / roof, gflops, fma,
+                  fma > 0 ? gflops / fma : 0, s * 1e6);
     }
   }
 };
@@ -166,10 +183,12 @@ int Main(int argc, char** argv) {
     return 1;
   }
   Bench bench = {.ctx = *ctx, .isa = *isa, .pool = &pool, .seconds = seconds};
-  std::fill_n(bench.cold.as<char>(), bench.cold.size(), 1);  // pages of its own, not the one page of zeros
-  std::printf("%s, %d threads; tenth percentiles; roofs: DRAM read, fma in registers\n", IsaName(*isa), threads);
-  std::printf("%-5s %6s %6s %4s  %8s %6s %6s  %8s %7s %6s  %9s\n", "", "N", "K", "m", "GB/s", "roof", "share", "GFLOP/s", "roof",
-              "share", "us");
+  std::fill_n(bench.cold.as<char>(), bench.cold.size(),
+              1);  // pages of its own, not the one page of zeros
+  std::printf("%s, %d threads; tenth percentiles; roofs: DRAM read, fma in registers\n",
+              IsaName(*isa), threads);
+  std::printf("%-5s %6s %6s %4s  %8s %6s %6s  %8s %7s %6s  %9s\n", "", "N", "K", "m", "GB/s",
+              "roof", "share", "GFLOP/s", "roof", "share", "us");
   for (int64_t heads : {16, 128}) {
     for (int64_t position : {100, 1000, 4000}) bench.Attention(heads, 1, position);
     bench.Attention(heads, 16, 500);

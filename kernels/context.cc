@@ -8,10 +8,13 @@ namespace {
 const KernelTable* TableOf(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__)
-    case Isa::kAvx2: return &kAvx2Table;
-    case Isa::kAvx512: return &kAvx512Table;
+    case Isa::kAvx2:
+      return &kAvx2Table;
+    case Isa::kAvx512:
+      return &kAvx512Table;
 #endif
-    default: return &kPortableTable;
+    default:
+      return &kPortableTable;
   }
 }
 
@@ -19,9 +22,12 @@ const KernelTable* TableOf(Isa isa) {
 
 const char* IsaName(Isa isa) {
   switch (isa) {
-    case Isa::kPortable: return "portable";
-    case Isa::kAvx2: return "avx2";
-    case Isa::kAvx512: return "avx512";
+    case Isa::kPortable:
+      return "portable";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
   }
   return "unknown";
 }
@@ -38,11 +44,14 @@ bool IsaSupported(Isa isa) {
 #if defined(__x86_64__)
   // libgcc's look at CPUID includes whether the operating system saves the registers (XCR0).
   switch (isa) {
-    case Isa::kPortable: return true;
-    case Isa::kAvx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Isa::kPortable:
+      return true;
+    case Isa::kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case Isa::kAvx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("fma");
   }
   return false;
 #else
@@ -57,7 +66,8 @@ Isa BestIsa() {
 
 StatusOr<KernelContext> MakeKernelContext(Isa isa, ThreadPool* pool) {
   if (!IsaSupported(isa)) {
-    return FailedPrecondition("instruction set %s: this CPU has no more than %s", IsaName(isa), IsaName(BestIsa()));
+    return FailedPrecondition("instruction set %s: this CPU has no more than %s", IsaName(isa),
+                              IsaName(BestIsa()));
   }
   return KernelContext{.table = TableOf(isa), .pool = pool};
 }

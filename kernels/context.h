@@ -8,17 +8,19 @@
 
 namespace atl::kernels {
 
-// All three give the same bits (docs/numerics.md): sums run over 16 virtual lanes, a lane being an output.
+// All three give the same bits (docs/numerics.md): sums run over 16 virtual lanes, a lane being an
+// output.
 enum class Isa { kPortable, kAvx2, kAvx512 };
 
-const char* IsaName(Isa isa);                          // "portable", "avx2", "avx512"
-StatusOr<Isa> ParseIsa(const std::string& name);       // also "auto": BestIsa()
-bool IsaSupported(Isa isa);                            // by this CPU and operating system
+const char* IsaName(Isa isa);                     // "portable", "avx2", "avx512"
+StatusOr<Isa> ParseIsa(const std::string& name);  // also "auto": BestIsa()
+bool IsaSupported(Isa isa);                       // by this CPU and operating system
 Isa BestIsa();
 
 struct KernelTable;  // one per instruction set, private to kernels/
 
-// Copies freely; thread-safe as far as its pool is. `pool` may be null: everything then runs on the calling thread.
+// Copies freely; thread-safe as far as its pool is. `pool` may be null: everything then runs on the
+// calling thread.
 struct KernelContext {
   const KernelTable* table = nullptr;
   ThreadPool* pool = nullptr;

@@ -15,12 +15,16 @@ constexpr int64_t kPanel = PackedMatrix::kPanel;
 constexpr int64_t kPairs = kUnitPanels / 2;  // panels of gate, and as many of up, in one pass
 
 // h [m, F] of the unit's rows and panels.
-void RunGateUp(const KernelContext& ctx, const FfnJob& job, const UnitPlace& place, Rounding act, float* h) {
+void RunGateUp(const KernelContext& ctx, const FfnJob& job, const UnitPlace& place, Rounding act,
+               float* h) {
   const PackedMatrix &gate = job.w->gate, &up = job.w->up;
   const int64_t f = gate.n();
   for (int64_t p0 = place.panel; p0 < place.panel + place.num_panels; p0 += kPairs) {
     const int64_t num = std::min(kPairs, place.panel + place.num_panels - p0);
-    PanelUnit unit = {.bf16 = gate.format() == WeightFormat::kBf16, .k = gate.k(), .ldx = job.ldx, .m = place.num_rows};
+    PanelUnit unit = {.bf16 = gate.format() == WeightFormat::kBf16,
+                      .k = gate.k(),
+                      .ldx = job.ldx,
+                      .m = place.num_rows};
     unit.num_panels = static_cast<int>(2 * num);
     for (int64_t p = 0; p < num; ++p) {
       unit.w[p] = gate.panel(p0 + p);
@@ -28,8 +32,8 @@ void RunGateUp(const KernelContext& ctx, const FfnJob& job, const UnitPlace& pla
     }
     unit.x = job.row != nullptr ? job.x : job.x + place.row * job.ldx;
     unit.row = job.row != nullptr ? job.row + place.row : nullptr;
-    ctx.table->swiglu_unit(unit, h + place.row * f + p0 * kPanel, f, std::min(num * kPanel, f - p0 * kPanel),
-                           act == Rounding::kBf16);
+    ctx.table->swiglu_unit(unit, h + place.row * f + p0 * kPanel, f,
+                           std::min(num * kPanel, f - p0 * kPanel), act == Rounding::kBf16);
   }
 }
 
@@ -41,19 +45,27 @@ int64_t GroupedFfnScratch(std::span<const FfnJob> jobs) {
   return floats;
 }
 
-void GroupedFfn(const KernelContext& ctx, std::span<const FfnJob> jobs, Rounding act, Rounding round, float* scratch) {
+void GroupedFfn(const KernelContext& ctx, std::span<const FfnJob> jobs, Rounding act,
+                Rounding round, float* scratch) {
   absl::InlinedVector<MatMulJob, 64> down;
   float* h = scratch;
   for (const FfnJob& job : jobs) {
     const FfnWeights& w = *job.w;
-    ATL_DCHECK(w.gate.n() == w.up.n() && w.gate.k() == w.up.k() && w.gate.format() == w.up.format() &&
-               w.down.k() == w.gate.n());
+    ATL_DCHECK(w.gate.n() == w.up.n() && w.gate.k() == w.up.k() &&
+               w.gate.format() == w.up.format() && w.down.k() == w.gate.n());
     const int64_t f = w.gate.n();
-    down.push_back({.w = &w.down, .x = h, .ldx = f, .m = job.m, .y = job.out, .ldy = job.ldo, .rounding = round});
+    down.push_back({.w = &w.down,
+                    .x = h,
+                    .ldx = f,
+                    .m = job.m,
+                    .y = job.out,
+                    .ldy = job.ldo,
+                    .rounding = round});
     h += job.m * f;
   }
   const UnitGrid grid = MakeGrid(NumSlots(ctx), [&](UnitGrid& g) {
-    for (const FfnJob& job : jobs) g.Add(job.w->gate.num_panels(), 2 * job.w->gate.panel_bytes(), job.m);
+    for (const FfnJob& job : jobs)
+      g.Add(job.w->gate.num_panels(), 2 * job.w->gate.panel_bytes(), job.m);
   });
   For(ctx, grid.size(), [&](int64_t i) {
     const UnitPlace place = grid.At(i);

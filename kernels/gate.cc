@@ -69,14 +69,15 @@ float GroupScore(const GateParams& params, const float* choice, int32_t size) {
 void Choose(const GateParams& params, const float* choice, int32_t* expert_id) {
   const int32_t size = params.n_routed_experts / params.n_group;
   std::array<bool, kMaxExperts> kept;
-  const bool limited =
-      params.topk_method != TopkMethod::kGreedy && params.n_group > 1 && params.topk_group < params.n_group;
+  const bool limited = params.topk_method != TopkMethod::kGreedy && params.n_group > 1 &&
+                       params.topk_group < params.n_group;
   for (int32_t g = 0; g < params.n_group; ++g) kept[g] = !limited;
   if (limited) {
     std::array<int32_t, kMaxExperts> group;
     std::array<float, kMaxExperts> value;
     Best best(params.topk_group, group.data(), value.data());
-    for (int32_t g = 0; g < params.n_group; ++g) best.Offer(g, GroupScore(params, choice + g * size, size));
+    for (int32_t g = 0; g < params.n_group; ++g)
+      best.Offer(g, GroupScore(params, choice + g * size, size));
     for (int32_t i = 0; i < params.topk_group; ++i) kept[group[i]] = true;
   }
   std::array<float, kMaxExperts> value;
@@ -104,8 +105,8 @@ void Weigh(const GateParams& params, const float* score, const int32_t* expert_i
 
 }  // namespace
 
-void SelectExperts(const KernelContext& ctx, const GateParams& params, const float* logits, const float* bias,
-                   int64_t rows, int32_t* expert_id, float* weight) {
+void SelectExperts(const KernelContext& ctx, const GateParams& params, const float* logits,
+                   const float* bias, int64_t rows, int32_t* expert_id, float* weight) {
   const int64_t e = params.n_routed_experts, k = params.num_experts_per_tok;
   ATL_DCHECK(e <= kMaxExperts && params.n_group > 0 && e % params.n_group == 0);
   ForRows(ctx, rows, 16 * e, [&](int64_t t) {
@@ -120,8 +121,8 @@ void SelectExperts(const KernelContext& ctx, const GateParams& params, const flo
   });
 }
 
-void WeighExperts(const KernelContext& ctx, const GateParams& params, const float* logits, int64_t rows,
-                  const int32_t* expert_id, float* weight) {
+void WeighExperts(const KernelContext& ctx, const GateParams& params, const float* logits,
+                  int64_t rows, const int32_t* expert_id, float* weight) {
   const int64_t e = params.n_routed_experts, k = params.num_experts_per_tok;
   ForRows(ctx, rows, 4 * e, [&](int64_t t) {
     std::array<float, kMaxExperts> score;
@@ -130,8 +131,8 @@ void WeighExperts(const KernelContext& ctx, const GateParams& params, const floa
   });
 }
 
-void CombineRow(const KernelContext& ctx, DType type, int64_t d, const void* shared, const void* const* out,
-                const float* weight, int32_t num, void* y) {
+void CombineRow(const KernelContext& ctx, DType type, int64_t d, const void* shared,
+                const void* const* out, const float* weight, int32_t num, void* y) {
   ATL_DCHECK(type == DType::kF32 || type == DType::kBf16);
   ctx.table->combine_row(type == DType::kBf16, d, shared, out, weight, num, y);
 }

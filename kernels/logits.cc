@@ -10,7 +10,9 @@ namespace atl::kernels {
 namespace {
 
 // Whether `a` stands before `b` in a descending order; equals by ascending id.
-bool Before(const TopEntry& a, const TopEntry& b) { return a.value > b.value || (a.value == b.value && a.id < b.id); }
+bool Before(const TopEntry& a, const TopEntry& b) {
+  return a.value > b.value || (a.value == b.value && a.id < b.id);
+}
 
 }  // namespace
 
@@ -28,13 +30,15 @@ float ExpSum(const KernelContext& ctx, const float* x, int64_t v, float max, flo
   return ctx.table->exp_sum(x, v, max, y);
 }
 
-// A heap whose root is the last of the best so far. Ids ascend, so an equal of the root never displaces it.
+// A heap whose root is the last of the best so far. Ids ascend, so an equal of the root never
+// displaces it.
 void TopN(const KernelContext& ctx, const float* x, int64_t v, std::span<TopEntry> top) {
   const int64_t n = static_cast<int64_t>(top.size());
   if (n == 0) return;
   auto entry = [&](int64_t i) {
     // NaN counts as -inf, so that comparisons stay an order.
-    return TopEntry{static_cast<int32_t>(i), x[i] == x[i] ? x[i] : -std::numeric_limits<float>::infinity()};
+    return TopEntry{static_cast<int32_t>(i),
+                    x[i] == x[i] ? x[i] : -std::numeric_limits<float>::infinity()};
   };
   for (int64_t i = 0; i < n; ++i) top[i] = entry(i);
   std::make_heap(top.begin(), top.end(), Before);

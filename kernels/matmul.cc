@@ -16,12 +16,15 @@ constexpr int64_t kPanel = PackedMatrix::kPanel;
 void RunUnit(const KernelContext& ctx, const MatMulJob& job, const UnitPlace& place) {
   const PackedMatrix& w = *job.w;
   for (int64_t p0 = place.panel; p0 < place.panel + place.num_panels; p0 += kUnitPanels) {
-    PanelUnit unit = {.bf16 = w.format() == WeightFormat::kBf16, .k = w.k(), .ldx = job.ldx, .m = place.num_rows};
-    unit.num_panels = static_cast<int>(std::min<int64_t>(kUnitPanels, place.panel + place.num_panels - p0));
+    PanelUnit unit = {
+        .bf16 = w.format() == WeightFormat::kBf16, .k = w.k(), .ldx = job.ldx, .m = place.num_rows};
+    unit.num_panels =
+        static_cast<int>(std::min<int64_t>(kUnitPanels, place.panel + place.num_panels - p0));
     for (int p = 0; p < unit.num_panels; ++p) unit.w[p] = w.panel(p0 + p);
     unit.x = job.x + place.row * job.ldx;
     const int64_t cols = std::min(unit.num_panels * kPanel, w.n() - p0 * kPanel);
-    ctx.table->matmul_unit(unit, job.y + place.row * job.ldy + p0 * kPanel, job.ldy, cols, job.rounding == Rounding::kBf16);
+    ctx.table->matmul_unit(unit, job.y + place.row * job.ldy + p0 * kPanel, job.ldy, cols,
+                           job.rounding == Rounding::kBf16);
   }
 }
 
@@ -29,20 +32,25 @@ void RunUnit(const KernelContext& ctx, const MatMulJob& job, const UnitPlace& pl
 
 const char* WeightFormatName(WeightFormat format) {
   switch (format) {
-    case WeightFormat::kF32: return "f32";
-    case WeightFormat::kBf16: return "bf16";
+    case WeightFormat::kF32:
+      return "f32";
+    case WeightFormat::kBf16:
+      return "bf16";
   }
   return "unknown";
 }
 
-PackedMatrix::PackedMatrix(WeightFormat format, int64_t n, int64_t k) : format_(format), n_(n), k_(k) {
+PackedMatrix::PackedMatrix(WeightFormat format, int64_t n, int64_t k)
+    : format_(format), n_(n), k_(k) {
   ATL_CHECK(n >= 0 && k >= 0);
   data_ = Buffer(static_cast<size_t>(bytes()));
 }
 
-// kF32: [K][16] floats. kBf16: [ceil(K / 2)][16] words of 32 bits, k in the lower half, k + 1 in the upper: one 64-byte load gives
-// two k's of 16 outputs, a shift and a mask away from float32.
-int64_t PackedMatrix::panel_bytes() const { return format_ == WeightFormat::kBf16 ? (k_ + 1) / 2 * 64 : k_ * 64; }
+// kF32: [K][16] floats. kBf16: [ceil(K / 2)][16] words of 32 bits, k in the lower half, k + 1 in
+// the upper: one 64-byte load gives two k's of 16 outputs, a shift and a mask away from float32.
+int64_t PackedMatrix::panel_bytes() const {
+  return format_ == WeightFormat::kBf16 ? (k_ + 1) / 2 * 64 : k_ * 64;
+}
 
 void PackedMatrix::FillPanel(int64_t i, const float* rows) {
   ATL_DCHECK(i >= 0 && i < num_panels());
@@ -70,7 +78,8 @@ void PackedMatrix::ReadRow(int64_t n, float* out) const {
   const std::byte* start = panel(n / kPanel);
   const int64_t lane = n % kPanel;
   if (format_ == WeightFormat::kF32) {
-    for (int64_t k = 0; k < k_; ++k) out[k] = reinterpret_cast<const float*>(start)[k * kPanel + lane];
+    for (int64_t k = 0; k < k_; ++k)
+      out[k] = reinterpret_cast<const float*>(start)[k * kPanel + lane];
     return;
   }
   for (int64_t k = 0; k < k_; ++k) {

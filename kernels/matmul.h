@@ -1,7 +1,8 @@
-// y = x W^T with W packed once: the workhorse. Shapes are the caller's promise (checked in debug builds).
+// y = x W^T with W packed once: the workhorse. Shapes are the caller's promise (checked in debug
+// builds).
 //
-// Bits: y[m, n] is one chain acc = fma(x[m, k], w[n, k], acc) over k = 0, 1, ..., K-1 from acc = 0, in float32. It does
-// not depend on M, on the tile, on threads or on the instruction set.
+// Bits: y[m, n] is one chain acc = fma(x[m, k], w[n, k], acc) over k = 0, 1, ..., K-1 from acc = 0,
+// in float32. It does not depend on M, on the tile, on threads or on the instruction set.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +18,8 @@ enum class WeightFormat : uint8_t { kF32 = 1, kBf16 = 2 };
 
 const char* WeightFormatName(WeightFormat format);
 
-// W [N, K] in panels of 16 outputs (the last one padded with zeros). The order inside a panel is the kernels' affair;
-// panels are whole and contiguous, so they can be filled by different threads.
+// W [N, K] in panels of 16 outputs (the last one padded with zeros). The order inside a panel is
+// the kernels' affair; panels are whole and contiguous, so they can be filled by different threads.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
@@ -33,8 +34,9 @@ class PackedMatrix {
   int64_t bytes() const { return num_panels() * panel_bytes(); }
   const std::byte* panel(int64_t i) const { return data_.data() + i * panel_bytes(); }
 
-  // Fills panel `i` from rows [16 i, min(16 i + 16, N)) of W given as float32 [rows, K], row-major. kBf16 rounds to
-  // nearest even (exact where the source was bf16). Different panels may be filled at the same time.
+  // Fills panel `i` from rows [16 i, min(16 i + 16, N)) of W given as float32 [rows, K], row-major.
+  // kBf16 rounds to nearest even (exact where the source was bf16). Different panels may be filled
+  // at the same time.
   void FillPanel(int64_t i, const float* rows);
 
   // Row `n` back as float32 [K] (embedding look-up of a tied head, tests).
@@ -60,8 +62,11 @@ struct MatMulJob {
   Rounding rounding = Rounding::kNone;  // applied to y
 };
 
-// Runs all jobs as one parallel loop over (job, panels). Outputs may not overlap inputs or each other.
+// Runs all jobs as one parallel loop over (job, panels). Outputs may not overlap inputs or each
+// other.
 void MatMul(const KernelContext& ctx, std::span<const MatMulJob> jobs);
-inline void MatMul(const KernelContext& ctx, const MatMulJob& job) { MatMul(ctx, std::span(&job, 1)); }
+inline void MatMul(const KernelContext& ctx, const MatMulJob& job) {
+  MatMul(ctx, std::span(&job, 1));
+}
 
 }  // namespace atl::kernels

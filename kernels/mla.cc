@@ -12,8 +12,9 @@ namespace {
 
 static_assert(kBlockKeys == kCacheBlock && kSegmentKeys == kSegment);
 
-// Whether all threads work on one row after another rather than each on rows of its own. Four parallel loops a window cost some
-// 10 microseconds: less than 4096 scores are sooner done by one thread.
+// Whether all threads work on one row after another rather than each on rows of its own. Four
+// parallel loops a window cost some 10 microseconds: less than 4096 scores are sooner done by one
+// thread.
 bool BySegments(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows) {
   const int64_t threads = NumSlots(ctx), num_rows = static_cast<int64_t>(rows.size());
   if (threads == 1 || num_rows * ((shape.num_heads + 15) / 16) >= 2 * threads) return false;
@@ -28,7 +29,8 @@ int64_t CacheBlockBytes(const MlaShape& shape) {
   return kCacheBlock * (shape.kv_lora_rank + shape.qk_rope_head_dim) * DTypeBytes(shape.cache_type);
 }
 
-void StoreLatent(const MlaShape& shape, const float* c_kv, const float* k_rope, std::byte* block, int64_t position_in_block) {
+void StoreLatent(const MlaShape& shape, const float* c_kv, const float* k_rope, std::byte* block,
+                 int64_t position_in_block) {
   ATL_DCHECK(position_in_block >= 0 && position_in_block < kCacheBlock);
   const int64_t r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
   if (shape.cache_type == DType::kBf16) {
@@ -48,9 +50,16 @@ int64_t MlaScratch(const KernelContext& ctx, const MlaShape& shape, std::span<co
   return BySegments(ctx, shape, rows) ? MlaBySegmentsScratch(call) : MlaByRowsScratch(call);
 }
 
-void MlaAttend(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows, const float* q_latent,
-               const float* q_rope, float* out, Rounding rounding, float* scratch) {
-  const MlaCall call = {.ctx = ctx, .shape = shape, .rows = rows, .q_latent = q_latent, .q_rope = q_rope, .out = out, .rounding = rounding};
+void MlaAttend(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows,
+               const float* q_latent, const float* q_rope, float* out, Rounding rounding,
+               float* scratch) {
+  const MlaCall call = {.ctx = ctx,
+                        .shape = shape,
+                        .rows = rows,
+                        .q_latent = q_latent,
+                        .q_rope = q_rope,
+                        .out = out,
+                        .rounding = rounding};
   if (BySegments(ctx, shape, rows)) {
     MlaBySegments(call, scratch);
   } else {

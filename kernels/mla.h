@@ -1,5 +1,6 @@
-// Multi-head latent attention over a paged latent cache, absorbed form: the only one the default profiles use.
-// Source: DeepSeek-V2 paper (arXiv 2405.04434) section 2.1; DeepSeek-V3 inference/model.py `MLA`, "absorb".
+// Multi-head latent attention over a paged latent cache, absorbed form: the only one the default
+// profiles use. Source: DeepSeek-V2 paper (arXiv 2405.04434) section 2.1; DeepSeek-V3
+// inference/model.py `MLA`, "absorb".
 #pragma once
 
 #include <cstdint>
@@ -10,26 +11,29 @@
 
 namespace atl::kernels {
 
-inline constexpr int64_t kCacheBlock = 64;       // positions in a block of latent cache
-inline constexpr int64_t kSegment = 1024;        // positions in a segment of the online softmax
+inline constexpr int64_t kCacheBlock = 64;  // positions in a block of latent cache
+inline constexpr int64_t kSegment = 1024;   // positions in a segment of the online softmax
 
 struct MlaShape {
-  int64_t num_heads = 0;         // H
-  int64_t kv_lora_rank = 0;      // R
-  int64_t qk_rope_head_dim = 0;  // Dr
-  float softmax_scale = 0;       // (Dn + Dr)^-1/2 times YarnSoftmaxFactor
+  int64_t num_heads = 0;           // H
+  int64_t kv_lora_rank = 0;        // R
+  int64_t qk_rope_head_dim = 0;    // Dr
+  float softmax_scale = 0;         // (Dn + Dr)^-1/2 times YarnSoftmaxFactor
   DType cache_type = DType::kF32;  // kF32 or kBf16
 };
 
-// Bytes of one block of one layer: 64 positions of R + Dr values, c_kv then k_rope, position after position.
+// Bytes of one block of one layer: 64 positions of R + Dr values, c_kv then k_rope, position after
+// position.
 int64_t CacheBlockBytes(const MlaShape& shape);
 
-// Writes one position into a block: c_kv [R] (already normed) and k_rope [Dr] (already rotated), rounded to the cache type.
-// position_in_block in [0, 64).
-void StoreLatent(const MlaShape& shape, const float* c_kv, const float* k_rope, std::byte* block, int64_t position_in_block);
+// Writes one position into a block: c_kv [R] (already normed) and k_rope [Dr] (already rotated),
+// rounded to the cache type. position_in_block in [0, 64).
+void StoreLatent(const MlaShape& shape, const float* c_kv, const float* k_rope, std::byte* block,
+                 int64_t position_in_block);
 
-// One query row: a token at `position` of a sequence whose cache blocks of this layer are block[0], block[1], ...; it
-// attends positions 0..position (its own, already stored, included). blocks must cover position.
+// One query row: a token at `position` of a sequence whose cache blocks of this layer are block[0],
+// block[1], ...; it attends positions 0..position (its own, already stored, included). blocks must
+// cover position.
 struct MlaRow {
   const std::byte* const* block = nullptr;  // [position / 64 + 1]
   int32_t position = 0;
@@ -38,13 +42,19 @@ struct MlaRow {
 // Floats of scratch that MlaAttend needs.
 int64_t MlaScratch(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows);
 
-//   q_latent [T, H, R]: W_UK applied;  q_rope [T, H, Dr]: rotated;  out [T, H, R] = round(softmax(scores) c_kv)
-// Every key and value is read through the cache's rounding. Bits of a row depend on its own query and keys alone:
-//   score[h, s] = scale * (fma chain over R of q_latent * c_kv, continued over Dr of q_rope * k_rope)
-//   blocks of 64 positions from position 0; online softmax in ascending blocks within segments of 1024 positions
-//   (running max m, sum l, accumulators o; rescaled by Exp(m_old - m_new) at each block; l and o add each position in ascending order); segments are always
-//   formed and merged in ascending order, whether or not they ran in parallel; one division by l at the end.
-void MlaAttend(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows, const float* q_latent,
-               const float* q_rope, float* out, Rounding rounding, float* scratch);
+//   q_latent [T, H, R]: W_UK applied;  q_rope [T, H, Dr]: rotated;  out [T, H, R] =
+//   round(softmax(scores) c_kv)
+// Every key and value is read through the cache's rounding. Bits of a row depend on its own query
+// and keys alone:
+//   score[h, s] = scale * (fma chain over R of q_latent * c_kv, continued over Dr of q_rope *
+//   k_rope) blocks of 64 positions from position 0; online softmax in ascending blocks within
+//   segments of 1024 positions: with the block the maximum m becomes m', sum l and accumulators o
+//   (from m = -inf, l = o = 0) are multiplied by Exp(m - m'), then for each of its positions,
+//   ascending, p = Exp(score - m'), l = l + p, o = fma(p, c_kv, o) segments are always formed, and
+//   merged in ascending order, whether or not they ran in parallel: with a = Exp(m0 - m'), b =
+//   Exp(m1 - m'), l = fma(l1, b, l0 a), o = fma(o1, b, o0 a); one division by l at the end.
+void MlaAttend(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows,
+               const float* q_latent, const float* q_rope, float* out, Rounding rounding,
+               float* scratch);
 
 }  // namespace atl::kernels

@@ -20,12 +20,13 @@ struct MlaCall {
 
 inline int64_t NumSegments(const MlaRow& row) { return row.position / kSegment + 1; }
 
-// For many rows: a unit is a group of heads of one row, done from its first key to its last on one thread.
+// For many rows: a unit is a group of heads of one row, done from its first key to its last on one
+// thread.
 int64_t MlaByRowsScratch(const MlaCall& call);
 void MlaByRows(const MlaCall& call, float* scratch);
 
-// For few rows: several segments at a time, all threads on the scores of their blocks, then on the softmax, then on columns of the
-// weighted sum.
+// For few rows: several segments at a time, all threads on the scores of their blocks, then on the
+// softmax, then on columns of the weighted sum.
 int64_t MlaBySegmentsScratch(const MlaCall& call);
 void MlaBySegments(const MlaCall& call, float* scratch);
 

@@ -14,16 +14,18 @@ struct Grain {
   int64_t rows = kUnitRows;
 };
 
-// One job's share of the list: units are numbered with row blocks fastest, so that threads at work on the same panels share them in L3.
+// One job's share of the list: units are numbered with row blocks fastest, so that threads at work
+// on the same panels share them in L3.
 struct UnitPlace {
   int64_t job = 0;
-  int64_t panel = 0;       // the first
+  int64_t panel = 0;  // the first
   int64_t num_panels = 0;
-  int64_t row = 0;         // the first
+  int64_t row = 0;  // the first
   int64_t num_rows = 0;
 };
 
-// Units of at least this many weight bytes: 2 microseconds of reading, against tens of nanoseconds to claim a unit.
+// Units of at least this many weight bytes: 2 microseconds of reading, against tens of nanoseconds
+// to claim a unit.
 inline constexpr int64_t kUnitBytes = 64 << 10;
 
 class UnitGrid {
@@ -33,7 +35,8 @@ class UnitGrid {
   // `panel_bytes`: of weights, to join the panels of small matrices in one unit.
   void Add(int64_t num_panels, int64_t panel_bytes, int64_t rows) {
     int64_t step = grain_.panels;
-    if (step == kUnitPanels) step *= std::max<int64_t>(1, kUnitBytes / (step * std::max<int64_t>(1, panel_bytes)));
+    if (step == kUnitPanels)
+      step *= std::max<int64_t>(1, kUnitBytes / (step * std::max<int64_t>(1, panel_bytes)));
     jobs_.push_back({size_, num_panels, step, rows});
     size_ += (num_panels + step - 1) / step * Blocks(rows);
   }
@@ -41,7 +44,8 @@ class UnitGrid {
   int64_t size() const { return size_; }
 
   UnitPlace At(int64_t unit) const {
-    auto after = std::upper_bound(jobs_.begin(), jobs_.end(), unit, [](int64_t u, const Job& job) { return u < job.first; });
+    auto after = std::upper_bound(jobs_.begin(), jobs_.end(), unit,
+                                  [](int64_t u, const Job& job) { return u < job.first; });
     const Job& job = *(after - 1);
     const int64_t i = unit - job.first, blocks = Blocks(job.rows);
     UnitPlace place;

@@ -1,4 +1,5 @@
-// Exp and Sigmoid of 16 lanes: the operations of kernels/exact_math.cc in the same order. Included by table_inl.h.
+// Exp and Sigmoid of 16 lanes: the operations of kernels/exact_math.cc in the same order. Included
+// by table_inl.h.
 namespace atl::kernels::ATL_ISA {
 
 ATL_INLINE V Exp(V x) {
@@ -27,7 +28,9 @@ ATL_INLINE V Sigmoid(V x) {
 ATL_INLINE V Round(V x, bool round_bf16) { return round_bf16 ? RoundBf16(x) : x; }
 
 // The whole lanes of a range of n, then its rest: f(begin, lanes) with lanes <= 16.
-ATL_INLINE V LoadAny(const float* p, int64_t lanes) { return lanes >= 16 ? Load(p) : LoadN(p, lanes); }
+ATL_INLINE V LoadAny(const float* p, int64_t lanes) {
+  return lanes >= 16 ? Load(p) : LoadN(p, lanes);
+}
 ATL_INLINE void StoreAny(float* p, V x, int64_t lanes) {
   if (lanes >= 16) {
     Store(p, x);
@@ -35,7 +38,9 @@ ATL_INLINE void StoreAny(float* p, V x, int64_t lanes) {
     StoreN(p, x, lanes);
   }
 }
-ATL_INLINE V LoadBf16Any(const uint16_t* p, int64_t lanes) { return lanes >= 16 ? LoadBf16(p) : LoadBf16N(p, lanes); }
+ATL_INLINE V LoadBf16Any(const uint16_t* p, int64_t lanes) {
+  return lanes >= 16 ? LoadBf16(p) : LoadBf16N(p, lanes);
+}
 ATL_INLINE void StoreBf16Any(uint16_t* p, V x, int64_t lanes) {
   if (lanes >= 16) {
     StoreBf16(p, x);

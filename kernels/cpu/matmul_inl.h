@@ -1,15 +1,19 @@
 // Register tiles of matrix products. Included by table_inl.h.
 //
-// A tile holds MR rows x NP panels of accumulators and runs over k in ascending order; it begins from zero or from what the previous
-// K block left in `acc`, so that every output is one chain of fma whatever the blocking.
+// A tile holds MR rows x NP panels of accumulators and runs over k in ascending order; it begins
+// from zero or from what the previous K block left in `acc`, so that every output is one chain of
+// fma whatever the blocking.
 namespace atl::kernels::ATL_ISA {
 
-// How far ahead weights are fetched. A GEMV without it read at 70 % of the DRAM rate, with it at 90 %.
+// How far ahead weights are fetched. A GEMV without it read at 70 % of the DRAM rate, with it at 90
+// %.
 inline constexpr int64_t kPrefetchBytes = 4096;
-// A K block: 4 panels x 1024 of bf16 are 128 KiB, which stay in L2 while all row tiles pass over them.
+// A K block: 4 panels x 1024 of bf16 are 128 KiB, which stay in L2 while all row tiles pass over
+// them.
 inline constexpr int64_t kBlockK = 1024;
 
-// Weights of one pass: `num` panels. float32: w[p][k * stride + lane]. bf16: pairs, w[p][k / 2 * 16 + lane] as 32 bits.
+// Weights of one pass: `num` panels. float32: w[p][k * stride + lane]. bf16: pairs, w[p][k / 2 * 16
+// + lane] as 32 bits.
 struct Panels {
   const void* w[kUnitPanels];
   int64_t stride;
@@ -34,7 +38,8 @@ ATL_INLINE void EndTile(const V (&a)[MR][NP], float* acc, int64_t ldacc) {
 }
 
 template <int MR, int NP>
-ATL_INLINE void Accumulate(V (&a)[MR][NP], const V (&w)[NP], const float* const (&x)[MR], int64_t k) {
+ATL_INLINE void Accumulate(V (&a)[MR][NP], const V (&w)[NP], const float* const (&x)[MR],
+                           int64_t k) {
 #pragma GCC unroll 8
   for (int r = 0; r < MR; ++r) {
     const V xr = Set1(x[r][k]);
@@ -44,8 +49,8 @@ ATL_INLINE void Accumulate(V (&a)[MR][NP], const V (&w)[NP], const float* const 
 }
 
 template <int MR, int NP>
-static void TileF32(const Panels& panels, const float* const* rows, int64_t k0, int64_t k1, float* acc, int64_t ldacc,
-                    bool first) {
+static void TileF32(const Panels& panels, const float* const* rows, int64_t k0, int64_t k1,
+                    float* acc, int64_t ldacc, bool first) {
   const float* w[NP];
   const float* x[MR];
   for (int p = 0; p < NP; ++p) w[p] = static_cast<const float*>(panels.w[p]) + k0 * panels.stride;
@@ -67,8 +72,8 @@ static void TileF32(const Panels& panels, const float* const* rows, int64_t k0, 
 
 // k0 is even. An odd K ends with the lower half of a last pair.
 template <int MR, int NP>
-static void TileBf16(const Panels& panels, const float* const* rows, int64_t k0, int64_t k1, float* acc, int64_t ldacc,
-                     bool first) {
+static void TileBf16(const Panels& panels, const float* const* rows, int64_t k0, int64_t k1,
+                     float* acc, int64_t ldacc, bool first) {
   const uint32_t* w[NP];
   const float* x[MR];
   for (int p = 0; p < NP; ++p) w[p] = static_cast<const uint32_t*>(panels.w[p]) + k0 / 2 * 16;
@@ -97,7 +102,8 @@ static void TileBf16(const Panels& panels, const float* const* rows, int64_t k0,
   EndTile(a, acc, ldacc);
 }
 
-using TileFn = void (*)(const Panels&, const float* const*, int64_t, int64_t, float*, int64_t, bool);
+using TileFn = void (*)(const Panels&, const float* const*, int64_t, int64_t, float*, int64_t,
+                        bool);
 
 template <int MR, int NP>
 static TileFn PickPanels(bool bf16, int num_panels) {
@@ -125,7 +131,9 @@ static void RunPanels(const PanelUnit& u, int64_t stride, float* acc, int64_t ld
     const int64_t k1 = k0 + block < u.k ? k0 + block : u.k;
     // Rows are dealt evenly: 7 as 4 + 3, for a tile of one row waits for its own fma.
     const int64_t most = (u.m + num_tiles - 1) / num_tiles;
-    const int step = TilePanels(static_cast<int>(most)) < u.num_panels ? TilePanels(static_cast<int>(most)) : u.num_panels;
+    const int step = TilePanels(static_cast<int>(most)) < u.num_panels
+                         ? TilePanels(static_cast<int>(most))
+                         : u.num_panels;
     for (int p0 = 0; p0 < u.num_panels; p0 += step) {
       const int num = u.num_panels - p0 < step ? u.num_panels - p0 : step;
       Panels panels = {{}, stride};
@@ -134,8 +142,10 @@ static void RunPanels(const PanelUnit& u, int64_t stride, float* acc, int64_t ld
         const int64_t begin = t * u.m / num_tiles;
         const int64_t rows = (t + 1) * u.m / num_tiles - begin;
         const float* x[kTileRows];
-        for (int64_t r = 0; r < rows; ++r) x[r] = u.x + (u.row != nullptr ? u.row[begin + r] : begin + r) * u.ldx;
-        PickTile<kTileRows>(u.bf16, rows, num)(panels, x, k0, k1, acc + begin * ldacc + p0 * 16, ldacc, first && k0 == 0);
+        for (int64_t r = 0; r < rows; ++r)
+          x[r] = u.x + (u.row != nullptr ? u.row[begin + r] : begin + r) * u.ldx;
+        PickTile<kTileRows>(u.bf16, rows, num)(panels, x, k0, k1, acc + begin * ldacc + p0 * 16,
+                                               ldacc, first && k0 == 0);
       }
     }
   }
@@ -146,7 +156,8 @@ static void MatMulUnit(const PanelUnit& u, float* y, int64_t ldy, int64_t cols, 
   const int64_t ldacc = u.num_panels * 16;
   RunPanels(u, 16, acc, ldacc, /*first=*/true);
   for (int64_t i = 0; i < u.m; ++i) {
-    for (int64_t c = 0; c < cols; c += 16) StoreAny(y + i * ldy + c, Round(Load(acc + i * ldacc + c), round_bf16), cols - c);
+    for (int64_t c = 0; c < cols; c += 16)
+      StoreAny(y + i * ldy + c, Round(Load(acc + i * ldacc + c), round_bf16), cols - c);
   }
 }
 

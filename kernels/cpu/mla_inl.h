@@ -1,29 +1,35 @@
-// Pieces of absorbed attention over one block of 64 cached positions (mla.h). Included by table_inl.h.
+// Pieces of absorbed attention over one block of 64 cached positions (mla.h). Included by
+// table_inl.h.
 //
-// Scores: lanes are heads, the transposed query is the weight, the keys are the rows. Weighted sum: lanes are elements of the latent, the
-// keys are the weight, the heads are the rows. Both are the register tiles of matmul_inl.h, so they keep one chain of fma for each output.
+// Scores: lanes are heads, the transposed query is the weight, the keys are the rows. Weighted sum:
+// lanes are elements of the latent, the keys are the weight, the heads are the rows. Both are the
+// register tiles of matmul_inl.h, so they keep one chain of fma for each output.
 namespace atl::kernels::ATL_ISA {
 
-static void MlaWiden(const BlockKeys& from, int64_t num, int64_t first, int64_t width, float* keys, int64_t ldk) {
+static void MlaWiden(const BlockKeys& from, int64_t num, int64_t first, int64_t width, float* keys,
+                     int64_t ldk) {
   for (int64_t s = 0; s < num; ++s) {
     const int64_t at = s * from.stride + first;
     if (from.bf16) {
       Bf16ToF32Range(static_cast<const uint16_t*>(from.data) + at, width, keys + s * ldk);
     } else {
       const float* x = static_cast<const float*>(from.data) + at;
-      for (int64_t i = 0; i < width; i += 16) StoreAny(keys + s * ldk + i, LoadAny(x + i, width - i), width - i);
+      for (int64_t i = 0; i < width; i += 16)
+        StoreAny(keys + s * ldk + i, LoadAny(x + i, width - i), width - i);
     }
   }
 }
 
-static void MlaScores(const float* q, int64_t heads, int64_t k, const float* keys, int64_t ldk, int64_t num, float* scores,
-                      int64_t ld) {
-  PanelUnit unit = {.num_panels = 0, .bf16 = false, .k = k, .x = keys, .ldx = ldk, .row = nullptr, .m = num};
+static void MlaScores(const float* q, int64_t heads, int64_t k, const float* keys, int64_t ldk,
+                      int64_t num, float* scores, int64_t ld) {
+  PanelUnit unit = {
+      .num_panels = 0, .bf16 = false, .k = k, .x = keys, .ldx = ldk, .row = nullptr, .m = num};
   for (int64_t p = 0; p * 16 < heads; ++p) unit.w[unit.num_panels++] = q + p * k * 16;
   RunPanels(unit, 16, scores, ld, /*first=*/true);
 }
 
-static void MlaSoftmax(const float* scores, int64_t ld, int64_t num, float scale, float* m, float* l, float* prob, float* keep) {
+static void MlaSoftmax(const float* scores, int64_t ld, int64_t num, float scale, float* m,
+                       float* l, float* prob, float* keep) {
   const V old_max = Load(m), factor = Set1(scale);
   V max = old_max;
   for (int64_t s = 0; s < num; ++s) max = Max(Mul(Load(scores + s * ld), factor), max);
@@ -41,21 +47,30 @@ static void MlaSoftmax(const float* scores, int64_t ld, int64_t num, float scale
   Store(keep, worth);
 }
 
-static void MlaSum(const float* prob, const float* keep, int64_t heads, const float* keys, int64_t ldk, int64_t num, int64_t cols,
-                   float* o, int64_t ldo) {
+static void MlaSum(const float* prob, const float* keep, int64_t heads, const float* keys,
+                   int64_t ldk, int64_t num, int64_t cols, float* o, int64_t ldo) {
   for (int64_t h = 0; h < heads; ++h) {
     if (keep[h] == 1.0f) continue;  // times one changes no bit
-    for (int64_t i = 0; i < cols; i += 16) Store(o + h * ldo + i, Mul(Load(o + h * ldo + i), Set1(keep[h])));
+    for (int64_t i = 0; i < cols; i += 16)
+      Store(o + h * ldo + i, Mul(Load(o + h * ldo + i), Set1(keep[h])));
   }
-  PanelUnit unit = {.num_panels = 0, .bf16 = false, .k = num, .x = prob, .ldx = kBlockKeys, .row = nullptr, .m = heads};
+  PanelUnit unit = {.num_panels = 0,
+                    .bf16 = false,
+                    .k = num,
+                    .x = prob,
+                    .ldx = kBlockKeys,
+                    .row = nullptr,
+                    .m = heads};
   for (int64_t c = 0; c < cols; c += kUnitPanels * 16) {
     unit.num_panels = 0;
-    for (int64_t p = c; p < cols && unit.num_panels < kUnitPanels; p += 16) unit.w[unit.num_panels++] = keys + p;
+    for (int64_t p = c; p < cols && unit.num_panels < kUnitPanels; p += 16)
+      unit.w[unit.num_panels++] = keys + p;
     RunPanels(unit, ldk, o + c, ldo, /*first=*/false);
   }
 }
 
-static void MlaMerge(int64_t heads, int64_t r, const SoftmaxState& into, const SoftmaxState& segment) {
+static void MlaMerge(int64_t heads, int64_t r, const SoftmaxState& into,
+                     const SoftmaxState& segment) {
   alignas(64) float keep[16], add[16];
   for (int64_t h = 0; h < heads; ++h) {
     const int64_t lane = h % 16;
@@ -76,7 +91,8 @@ static void MlaMerge(int64_t heads, int64_t r, const SoftmaxState& into, const S
   }
 }
 
-static void MlaFinish(int64_t heads, int64_t r, const SoftmaxState& state, float* out, bool round_bf16) {
+static void MlaFinish(int64_t heads, int64_t r, const SoftmaxState& state, float* out,
+                      bool round_bf16) {
   for (int64_t h = 0; h < heads; ++h) {
     for (int64_t i = 0; i < r; i += 16) {
       const V o = Div(Load(state.o + h * state.ldo + i), Set1(state.l[h]));

@@ -1,7 +1,8 @@
 // Row-wise kernels (elementwise.h, logits.h, gate.h, rope.h). Included by table_inl.h.
 namespace atl::kernels::ATL_ISA {
 
-static void RmsNormRow(const float* x, const float* weight, float eps, int64_t n, float* y, bool round_bf16) {
+static void RmsNormRow(const float* x, const float* weight, float eps, int64_t n, float* y,
+                       bool round_bf16) {
   V sum = Zero();
   for (int64_t i = 0; i < n; i += 16) {
     const V v = LoadAny(x + i, n - i);
@@ -15,7 +16,8 @@ static void RmsNormRow(const float* x, const float* weight, float eps, int64_t n
 }
 
 static void AddRange(float* x, const float* y, int64_t n) {
-  for (int64_t i = 0; i < n; i += 16) StoreAny(x + i, Add(LoadAny(x + i, n - i), LoadAny(y + i, n - i)), n - i);
+  for (int64_t i = 0; i < n; i += 16)
+    StoreAny(x + i, Add(LoadAny(x + i, n - i), LoadAny(y + i, n - i)), n - i);
 }
 
 static void F32ToBf16Range(const float* x, int64_t n, uint16_t* y) {
@@ -34,8 +36,8 @@ static void SigmoidRange(const float* x, int64_t n, float* y) {
   for (int64_t i = 0; i < n; i += 16) StoreAny(y + i, Sigmoid(LoadAny(x + i, n - i)), n - i);
 }
 
-static void RopeVectors(const float* cos, const float* sin, int64_t half, int64_t vectors, float* x, int64_t stride,
-                        bool round_bf16) {
+static void RopeVectors(const float* cos, const float* sin, int64_t half, int64_t vectors, float* x,
+                        int64_t stride, bool round_bf16) {
   for (int64_t v = 0; v < vectors; ++v, x += stride) {
     for (int64_t i = 0; i < half; ++i) {
       const float a = x[2 * i], b = x[2 * i + 1];
@@ -66,7 +68,8 @@ static float ExpSum(const float* x, int64_t n, float max, float* y) {
   }
   if (i < n) {
     float rest[16];
-    for (int64_t j = 0; j < 16; ++j) rest[j] = i + j < n ? x[i + j] : -__builtin_inff();  // Exp gives 0
+    for (int64_t j = 0; j < 16; ++j)
+      rest[j] = i + j < n ? x[i + j] : -__builtin_inff();  // Exp gives 0
     const V e = Exp(Sub(Load(rest), Set1(max)));
     if (y != nullptr) StoreN(y + i, e, n - i);
     // A lane beyond the end adds nothing, not even the NaN of -inf - -inf.
@@ -100,14 +103,16 @@ static int64_t FindGreater(const float* x, int64_t begin, int64_t n, float value
 }
 
 ATL_INLINE V LoadTyped(bool bf16, const void* p, int64_t i, int64_t lanes) {
-  return bf16 ? LoadBf16Any(static_cast<const uint16_t*>(p) + i, lanes) : LoadAny(static_cast<const float*>(p) + i, lanes);
+  return bf16 ? LoadBf16Any(static_cast<const uint16_t*>(p) + i, lanes)
+              : LoadAny(static_cast<const float*>(p) + i, lanes);
 }
 
-static void CombineRow(bool bf16, int64_t d, const void* shared, const void* const* out, const float* weight, int64_t num,
-                       void* y) {
+static void CombineRow(bool bf16, int64_t d, const void* shared, const void* const* out,
+                       const float* weight, int64_t num, void* y) {
   for (int64_t i = 0; i < d; i += 16) {
     V acc = shared != nullptr ? LoadTyped(bf16, shared, i, d - i) : Zero();
-    for (int64_t j = 0; j < num; ++j) acc = Fma(Set1(weight[j]), LoadTyped(bf16, out[j], i, d - i), acc);
+    for (int64_t j = 0; j < num; ++j)
+      acc = Fma(Set1(weight[j]), LoadTyped(bf16, out[j], i, d - i), acc);
     if (bf16) {
       StoreBf16Any(static_cast<uint16_t*>(y) + i, acc, d - i);
     } else {

@@ -1,17 +1,18 @@
 // What one instruction set offers. Private to kernels/ and its tests.
 //
-// The files under cpu/ compiled for AVX2 or AVX-512 include nothing but this, constants.h and the intrinsics: an inline function of any
-// other header, compiled with their flags, could be the copy the linker keeps for the whole program.
+// The files under cpu/ compiled for AVX2 or AVX-512 include nothing but this, constants.h and the
+// intrinsics: an inline function of any other header, compiled with their flags, could be the copy
+// the linker keeps for the whole program.
 #pragma once
 
 #include <cstdint>
 
 namespace atl::kernels {
 
-inline constexpr int kUnitPanels = 4;    // panels of 16 outputs in a unit of work
-inline constexpr int kUnitRows = 192;    // rows in a unit of work
-inline constexpr int kUnitHeads = 64;    // heads in a unit of attention
-inline constexpr int kBlockKeys = 64;    // mla.h kCacheBlock
+inline constexpr int kUnitPanels = 4;      // panels of 16 outputs in a unit of work
+inline constexpr int kUnitRows = 192;      // rows in a unit of work
+inline constexpr int kUnitHeads = 64;      // heads in a unit of attention
+inline constexpr int kBlockKeys = 64;      // mla.h kCacheBlock
 inline constexpr int kSegmentKeys = 1024;  // mla.h kSegment
 
 // Up to kUnitPanels panels of packed weights times up to kUnitRows rows.
@@ -33,7 +34,8 @@ struct BlockKeys {
   int64_t stride = 0;
 };
 
-// Softmax state of some heads: running maximum and sum [heads rounded up to 16], and the weighted sum [heads, ldo].
+// Softmax state of some heads: running maximum and sum [heads rounded up to 16], and the weighted
+// sum [heads, ldo].
 struct SoftmaxState {
   float* m = nullptr;
   float* l = nullptr;
@@ -47,37 +49,47 @@ struct KernelTable {
   // w holds num_panels / 2 panels of gate, then as many of up; h [m, cols] = silu(gate x) * up x.
   void (*swiglu_unit)(const PanelUnit& unit, float* h, int64_t ldh, int64_t cols, bool round_bf16);
 
-  void (*rms_norm_row)(const float* x, const float* weight, float eps, int64_t n, float* y, bool round_bf16);
+  void (*rms_norm_row)(const float* x, const float* weight, float eps, int64_t n, float* y,
+                       bool round_bf16);
   void (*add)(float* x, const float* y, int64_t n);
   void (*f32_to_bf16)(const float* x, int64_t n, uint16_t* y);
   void (*bf16_to_f32)(const uint16_t* x, int64_t n, float* y);
   void (*round_bf16)(float* x, int64_t n);
   void (*sigmoid)(const float* x, int64_t n, float* y);
   // cos, sin [half]; x: `vectors` vectors of 2 * half, `stride` apart.
-  void (*rope)(const float* cos, const float* sin, int64_t half, int64_t vectors, float* x, int64_t stride, bool round_bf16);
+  void (*rope)(const float* cos, const float* sin, int64_t half, int64_t vectors, float* x,
+               int64_t stride, bool round_bf16);
 
-  float (*max)(const float* x, int64_t n);                                // -inf if there is nothing but NaN
-  float (*exp_sum)(const float* x, int64_t n, float max, float* y);       // y may be null
-  int64_t (*find_equal)(const float* x, int64_t n, float value);          // first index, or n
-  int64_t (*find_greater)(const float* x, int64_t begin, int64_t n, float value);  // first index from begin on, or n
+  float (*max)(const float* x, int64_t n);  // -inf if there is nothing but NaN
+  float (*exp_sum)(const float* x, int64_t n, float max, float* y);  // y may be null
+  int64_t (*find_equal)(const float* x, int64_t n, float value);     // first index, or n
+  int64_t (*find_greater)(const float* x, int64_t begin, int64_t n,
+                          float value);  // first index from begin on, or n
   // gate.h CombineRow; bf16: the type of shared, out and y.
-  void (*combine_row)(bool bf16, int64_t d, const void* shared, const void* const* out, const float* weight, int64_t num,
-                      void* y);
+  void (*combine_row)(bool bf16, int64_t d, const void* shared, const void* const* out,
+                      const float* weight, int64_t num, void* y);
 
-  // keys [num, ldk]: elements [first, first + width) of the block's first `num` positions as float32.
-  void (*mla_widen)(const BlockKeys& from, int64_t num, int64_t first, int64_t width, float* keys, int64_t ldk);
-  // scores [num, heads] = keys q, not scaled, heads <= kUnitHeads rounded up to 16. q [heads / 16][k][16].
-  void (*mla_scores)(const float* q, int64_t heads, int64_t k, const float* keys, int64_t ldk, int64_t num, float* scores,
-                     int64_t ld);
-  // A block's softmax for 16 heads: updates m, l [16]; prob [16][kBlockKeys]; keep [16]: what the sums so far are multiplied by.
-  void (*mla_softmax)(const float* scores, int64_t ld, int64_t num, float scale, float* m, float* l, float* prob, float* keep);
+  // keys [num, ldk]: elements [first, first + width) of the block's first `num` positions as
+  // float32.
+  void (*mla_widen)(const BlockKeys& from, int64_t num, int64_t first, int64_t width, float* keys,
+                    int64_t ldk);
+  // scores [num, heads] = keys q, not scaled, heads <= kUnitHeads rounded up to 16. q [heads /
+  // 16][k][16].
+  void (*mla_scores)(const float* q, int64_t heads, int64_t k, const float* keys, int64_t ldk,
+                     int64_t num, float* scores, int64_t ld);
+  // A block's softmax for 16 heads: updates m, l [16]; prob [16][kBlockKeys]; keep [16]: what the
+  // sums so far are multiplied by.
+  void (*mla_softmax)(const float* scores, int64_t ld, int64_t num, float scale, float* m, float* l,
+                      float* prob, float* keep);
   // o [heads, cols] = keep o + prob keys; cols is a multiple of 16, heads <= kUnitRows.
-  void (*mla_sum)(const float* prob, const float* keep, int64_t heads, const float* keys, int64_t ldk, int64_t num,
-                  int64_t cols, float* o, int64_t ldo);
+  void (*mla_sum)(const float* prob, const float* keep, int64_t heads, const float* keys,
+                  int64_t ldk, int64_t num, int64_t cols, float* o, int64_t ldo);
   // Adds a later segment to `into`.
-  void (*mla_merge)(int64_t heads, int64_t r, const SoftmaxState& into, const SoftmaxState& segment);
+  void (*mla_merge)(int64_t heads, int64_t r, const SoftmaxState& into,
+                    const SoftmaxState& segment);
   // out [heads, R] = o / l.
-  void (*mla_finish)(int64_t heads, int64_t r, const SoftmaxState& state, float* out, bool round_bf16);
+  void (*mla_finish)(int64_t heads, int64_t r, const SoftmaxState& state, float* out,
+                     bool round_bf16);
 };
 
 static inline constexpr int64_t RoundUp16(int64_t n) { return (n + 15) / 16 * 16; }

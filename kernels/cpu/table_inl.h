@@ -1,12 +1,14 @@
-// All kernels for one instruction set. The including file defines ATL_ISA, the name of its vector type's namespace.
+// All kernels for one instruction set. The including file defines ATL_ISA, the name of its vector
+// type's namespace.
 #include "kernels/cpu/constants.h"
 #include "kernels/cpu/table.h"
 
-// The order matters: later files use earlier ones.
+// clang-format off: later files use earlier ones.
 #include "kernels/cpu/math_inl.h"
 #include "kernels/cpu/matmul_inl.h"
 #include "kernels/cpu/rows_inl.h"
 #include "kernels/cpu/mla_inl.h"
+// clang-format on
 
 namespace atl::kernels::ATL_ISA {
 

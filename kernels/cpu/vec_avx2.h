@@ -40,8 +40,12 @@ ATL_INLINE V Add(V x, V y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b,
 ATL_INLINE V Sub(V x, V y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 ATL_INLINE V Mul(V x, V y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 ATL_INLINE V Div(V x, V y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
-ATL_INLINE V Fma(V x, V y, V z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
-ATL_INLINE V Max(V x, V y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }  // x > y ? x : y
+ATL_INLINE V Fma(V x, V y, V z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+ATL_INLINE V Max(V x, V y) {
+  return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)};
+}  // x > y ? x : y
 
 // x > y ? yes : no.
 ATL_INLINE V IfGreater(V x, V y, V yes, V no) {
@@ -53,7 +57,8 @@ ATL_INLINE V IfNan(V x, V yes, V no) {
           _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q))};
 }
 ATL_INLINE uint32_t Mask(__m256 a, __m256 b) {
-  return static_cast<uint32_t>(_mm256_movemask_ps(a)) | static_cast<uint32_t>(_mm256_movemask_ps(b)) << 8;
+  return static_cast<uint32_t>(_mm256_movemask_ps(a)) | static_cast<uint32_t>(_mm256_movemask_ps(b))
+                                                            << 8;
 }
 ATL_INLINE uint32_t GreaterMask(V x, V y) {
   return Mask(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ));
@@ -64,7 +69,8 @@ ATL_INLINE uint32_t EqualMask(V x, V y) {
 
 // p times 2^n, n being the low bits of t (cpu/constants.h kExpMagic).
 ATL_INLINE __m256 ScaleByMagic8(__m256 p, __m256 t) {
-  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
+  return _mm256_castsi256_ps(
+      _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
 }
 ATL_INLINE V ScaleByMagic(V p, V t) { return {ScaleByMagic8(p.a, t.a), ScaleByMagic8(p.b, t.b)}; }
 
@@ -83,7 +89,9 @@ ATL_INLINE float ReduceMax(V x) {
 }
 
 // 16 pairs of bf16 (base/dtype.h): the lower and the upper half of each 32-bit lane.
-ATL_INLINE __m256i LoadInts(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+ATL_INLINE __m256i LoadInts(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
 ATL_INLINE V LowBf16(const uint32_t* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(LoadInts(p), 16)),
           _mm256_castsi256_ps(_mm256_slli_epi32(LoadInts(p + 8), 16))};
@@ -94,7 +102,8 @@ ATL_INLINE V HighBf16(const uint32_t* p) {
           _mm256_castsi256_ps(_mm256_and_si256(LoadInts(p + 8), mask))};
 }
 
-// The bits of the bf16 nearest to each lane, ties to even, in the upper half; NaN stays NaN. The lower half is not cleared.
+// The bits of the bf16 nearest to each lane, ties to even, in the upper half; NaN stays NaN. The
+// lower half is not cleared.
 ATL_INLINE __m256i Bf16Bits8(__m256 x) {
   const __m256i bits = _mm256_castps_si256(x);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -107,7 +116,9 @@ ATL_INLINE V RoundBf16(V x) {
   return {_mm256_castsi256_ps(_mm256_and_si256(Bf16Bits8(x.a), mask)),
           _mm256_castsi256_ps(_mm256_and_si256(Bf16Bits8(x.b), mask))};
 }
-ATL_INLINE __m256 WidenBf16(__m128i half) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16)); }
+ATL_INLINE __m256 WidenBf16(__m128i half) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
 ATL_INLINE V LoadBf16(const uint16_t* p) {
   return {WidenBf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
           WidenBf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
@@ -118,7 +129,8 @@ ATL_INLINE V LoadBf16N(const uint16_t* p, int64_t n) {
   return LoadBf16(lanes);
 }
 ATL_INLINE void StoreBf16(uint16_t* p, V x) {
-  const __m256i packed = _mm256_packus_epi32(_mm256_srli_epi32(Bf16Bits8(x.a), 16), _mm256_srli_epi32(Bf16Bits8(x.b), 16));
+  const __m256i packed = _mm256_packus_epi32(_mm256_srli_epi32(Bf16Bits8(x.a), 16),
+                                             _mm256_srli_epi32(Bf16Bits8(x.b), 16));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
 }
 ATL_INLINE void StoreBf16N(uint16_t* p, V x, int64_t n) {

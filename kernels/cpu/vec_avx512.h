@@ -13,7 +13,8 @@ struct V {
   __m512 v;
 };
 
-// Rows of the register tile, and how many panels go with that many rows: 6 x 4 accumulators, 4 weights, 2 spare.
+// Rows of the register tile, and how many panels go with that many rows: 6 x 4 accumulators, 4
+// weights, 2 spare.
 inline constexpr int kTileRows = 6;
 constexpr int TilePanels(int /*rows*/) { return 4; }
 
@@ -31,7 +32,9 @@ ATL_INLINE V Sub(V a, V b) { return {_mm512_sub_ps(a.v, b.v)}; }
 ATL_INLINE V Mul(V a, V b) { return {_mm512_mul_ps(a.v, b.v)}; }
 ATL_INLINE V Div(V a, V b) { return {_mm512_div_ps(a.v, b.v)}; }
 ATL_INLINE V Fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-ATL_INLINE V Max(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }  // a > b ? a : b, so b if either is NaN
+ATL_INLINE V Max(V a, V b) {
+  return {_mm512_max_ps(a.v, b.v)};
+}  // a > b ? a : b, so b if either is NaN
 
 // a > b ? yes : no.
 ATL_INLINE V IfGreater(V a, V b, V yes, V no) {
@@ -64,12 +67,16 @@ ATL_INLINE float ReduceMax(V a) {
 }
 
 // 16 pairs of bf16 (base/dtype.h): the lower and the upper half of each 32-bit lane.
-ATL_INLINE V LowBf16(const uint32_t* p) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))}; }
+ATL_INLINE V LowBf16(const uint32_t* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
+}
 ATL_INLINE V HighBf16(const uint32_t* p) {
-  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+  return {_mm512_castsi512_ps(
+      _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
 }
 
-// The bits of the bf16 nearest to each lane, ties to even, in the upper half; NaN stays NaN. The lower half is not cleared.
+// The bits of the bf16 nearest to each lane, ties to even, in the upper half; NaN stays NaN. The
+// lower half is not cleared.
 ATL_INLINE __m512i Bf16Bits(V a) {
   const __m512i bits = _mm512_castps_si512(a.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -78,17 +85,20 @@ ATL_INLINE __m512i Bf16Bits(V a) {
   return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), rounded, quiet);
 }
 ATL_INLINE V RoundBf16(V a) {
-  return {_mm512_castsi512_ps(_mm512_and_si512(Bf16Bits(a), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+  return {_mm512_castsi512_ps(
+      _mm512_and_si512(Bf16Bits(a), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
 }
 ATL_INLINE V LoadBf16(const uint16_t* p) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
 }
 ATL_INLINE V LoadBf16N(const uint16_t* p, int64_t n) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(FirstN(n), p)), 16))};
+  return {_mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(FirstN(n), p)), 16))};
 }
 ATL_INLINE void StoreBf16(uint16_t* p, V a) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(Bf16Bits(a), 16)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_srli_epi32(Bf16Bits(a), 16)));
 }
 ATL_INLINE void StoreBf16N(uint16_t* p, V a, int64_t n) {
   _mm256_mask_storeu_epi16(p, FirstN(n), _mm512_cvtepi32_epi16(_mm512_srli_epi32(Bf16Bits(a), 16)));

@@ -105,7 +105,8 @@ ATL_INLINE V HighBf16(const uint32_t* p) {
   return Lanes([p](int i) { return FromBits(p[i] & 0xffff0000u); });
 }
 
-// The bits of the nearest bf16, ties to even, in the upper half; NaN stays NaN. The lower half is not cleared.
+// The bits of the nearest bf16, ties to even, in the upper half; NaN stays NaN. The lower half is
+// not cleared.
 ATL_INLINE uint32_t Bf16Bits(float x) {
   const uint32_t bits = ToBits(x);
   return x != x ? bits | 0x400000u : bits + 0x7fffu + ((bits >> 16) & 1u);

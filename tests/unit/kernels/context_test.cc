@@ -6,7 +6,8 @@ namespace atl::kernels {
 namespace {
 
 TEST(Context, NamesGoRoundTrip) {
-  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) EXPECT_EQ(*ParseIsa(IsaName(isa)), isa);
+  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512})
+    EXPECT_EQ(*ParseIsa(IsaName(isa)), isa);
   EXPECT_EQ(*ParseIsa("auto"), BestIsa());
   const auto unknown = ParseIsa("sse9");
   EXPECT_EQ(unknown.status().code(), absl::StatusCode::kInvalidArgument);

@@ -31,7 +31,8 @@ TEST(RmsNorm, HasTheBitsOfItsDefinition) {
             std::vector<float> expected = RmsNormInOrder(&x[t * ldx], weight.data(), 1e-6f, n);
             if (rounding == Rounding::kBf16) expected = RoundedToBf16(expected);
             ASSERT_TRUE(SameBits(std::span(&y[t * ldy], n), expected)) << "n " << n << " row " << t;
-            for (int64_t k = n; k < ldy; ++k) ASSERT_EQ(y[t * ldy + k], 7.0f) << "wrote behind the row";
+            for (int64_t k = n; k < ldy; ++k)
+              ASSERT_EQ(y[t * ldy + k], 7.0f) << "wrote behind the row";
           }
         }
       }
@@ -46,9 +47,11 @@ TEST(RmsNorm, IsTheFormula) {
   for (float v : x) squares += static_cast<double>(v) * v;
   const double scale = 1 / std::sqrt(squares / n + 1e-5);
   std::vector<float> y(n);
-  RmsNorm(Context(BestIsa()), x.data(), n, weight.data(), 1e-5f, 1, n, y.data(), n, Rounding::kNone);
+  RmsNorm(Context(BestIsa()), x.data(), n, weight.data(), 1e-5f, 1, n, y.data(), n,
+          Rounding::kNone);
   for (int64_t k = 0; k < n; ++k) {
-    // 125 additions a lane, each off by half an ulp of a sum that all of one sign: (125 + 8) eps / 2 after the root.
+    // 125 additions a lane, each off by half an ulp of a sum that all of one sign: (125 + 8) eps /
+    // 2 after the root.
     const double exact = x[k] * scale * weight[k];
     ASSERT_NEAR(y[k], exact, std::abs(exact) * 70 * 0x1p-23 + 1e-30);
   }
@@ -59,8 +62,10 @@ TEST(RmsNorm, InPlace) {
   const std::vector<float> x = Random(2 * n, 5), weight = Random(n, 6);
   for (Isa isa : SupportedIsas()) {
     std::vector<float> apart(2 * n), in_place = x;
-    RmsNorm(Context(isa), x.data(), n, weight.data(), 1e-6f, 2, n, apart.data(), n, Rounding::kNone);
-    RmsNorm(Context(isa), in_place.data(), n, weight.data(), 1e-6f, 2, n, in_place.data(), n, Rounding::kNone);
+    RmsNorm(Context(isa), x.data(), n, weight.data(), 1e-6f, 2, n, apart.data(), n,
+            Rounding::kNone);
+    RmsNorm(Context(isa), in_place.data(), n, weight.data(), 1e-6f, 2, n, in_place.data(), n,
+            Rounding::kNone);
     EXPECT_TRUE(SameBits(in_place, apart));
   }
 }
@@ -81,7 +86,8 @@ TEST(Elementwise, AddInPlace) {
 std::vector<float> HardForBf16() {
   std::vector<float> x;
   for (uint32_t high = 0; high < 0x10000; high += 3) {
-    for (uint32_t low : {0u, 1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) x.push_back(std::bit_cast<float>(high << 16 | low));
+    for (uint32_t low : {0u, 1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
+      x.push_back(std::bit_cast<float>(high << 16 | low));
   }
   return x;
 }

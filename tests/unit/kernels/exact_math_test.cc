@@ -17,7 +17,8 @@ constexpr double kInf64 = std::numeric_limits<double>::infinity();
 template <typename T>
 double Ulps(T found, long double exact) {
   const T nearest = static_cast<T>(exact);
-  const long double ulp = std::nextafter(std::abs(nearest), std::numeric_limits<T>::infinity()) - std::abs(nearest);
+  const long double ulp =
+      std::nextafter(std::abs(nearest), std::numeric_limits<T>::infinity()) - std::abs(nearest);
   return static_cast<double>(std::abs(static_cast<long double>(found) - exact) / ulp);
 }
 
@@ -25,12 +26,15 @@ double Ulps(T found, long double exact) {
 template <typename F>
 void Sweep(float from, float to, uint32_t step, F f) {
   const uint32_t a = std::bit_cast<uint32_t>(from), b = std::bit_cast<uint32_t>(to);
-  for (uint64_t bits = std::min(a, b); bits <= std::max(a, b); bits += step) f(std::bit_cast<float>(static_cast<uint32_t>(bits)));
+  for (uint64_t bits = std::min(a, b); bits <= std::max(a, b); bits += step)
+    f(std::bit_cast<float>(static_cast<uint32_t>(bits)));
 }
 
 TEST(ExactMath, ExpWithinTwoUlp) {
   double worst = 0;
-  auto check = [&](float x) { worst = std::max(worst, Ulps(Exp(x), std::exp(static_cast<long double>(x)))); };
+  auto check = [&](float x) {
+    worst = std::max(worst, Ulps(Exp(x), std::exp(static_cast<long double>(x))));
+  };
   Sweep(1e-30f, 88.72283f, 997, check);
   Sweep(-1e-30f, -87.3f, 997, check);
   Sweep(0.3f, 0.4f, 7, check);  // around ln2 / 2, where the reduction changes
@@ -55,7 +59,9 @@ TEST(ExactMath, ExpAtItsEdges) {
 
 TEST(ExactMath, LogWithinTwoUlp) {
   double worst = 0;
-  auto check = [&](float x) { worst = std::max(worst, Ulps(Log(x), std::log(static_cast<long double>(x)))); };
+  auto check = [&](float x) {
+    worst = std::max(worst, Ulps(Log(x), std::log(static_cast<long double>(x))));
+  };
   Sweep(std::numeric_limits<float>::min(), std::numeric_limits<float>::max(), 1009, check);
   Sweep(0.65f, 1.5f, 13, check);
   EXPECT_LE(worst, 2.0);
@@ -87,8 +93,23 @@ TEST(ExactMath, SigmoidOfEveryMagnitude) {
 }
 
 TEST(ExactMath, VectorFormsHaveTheBitsOfTheScalarOnes) {
-  std::vector<float> x = {0.0f,   -0.0f,  kInf,    -kInf,      kNan,     88.72283f, 88.73f, -87.3f, -87.31f, -88.8f, 1e-40f,
-                          -1e-40f, 3e38f, -3e38f, 0.34657359f, -0.34657359f, std::bit_cast<float>(0xffc001ffu)};
+  std::vector<float> x = {0.0f,
+                          -0.0f,
+                          kInf,
+                          -kInf,
+                          kNan,
+                          88.72283f,
+                          88.73f,
+                          -87.3f,
+                          -87.31f,
+                          -88.8f,
+                          1e-40f,
+                          -1e-40f,
+                          3e38f,
+                          -3e38f,
+                          0.34657359f,
+                          -0.34657359f,
+                          std::bit_cast<float>(0xffc001ffu)};
   Sweep(1e-6f, 100.0f, 9973, [&](float v) { x.insert(x.end(), {v, -v}); });
   const int64_t n = static_cast<int64_t>(x.size());
   for (Isa isa : SupportedIsas()) {
@@ -98,7 +119,8 @@ TEST(ExactMath, VectorFormsHaveTheBitsOfTheScalarOnes) {
     ctx.table->exp_sum(x.data(), n, 0.0f, exp.data());
     ctx.table->sigmoid(x.data(), n, sigmoid.data());
     for (int64_t i = 0; i < n; ++i) {
-      ASSERT_TRUE(SameBits(exp[i], Exp(x[i]))) << x[i] << ": " << exp[i] << ", expected " << Exp(x[i]);
+      ASSERT_TRUE(SameBits(exp[i], Exp(x[i])))
+          << x[i] << ": " << exp[i] << ", expected " << Exp(x[i]);
       ASSERT_TRUE(SameBits(sigmoid[i], Sigmoid(x[i]))) << x[i];
     }
   }
@@ -120,8 +142,10 @@ TEST(ExactMath, Exp64) {
 
 TEST(ExactMath, Log64) {
   double worst = 0;
-  for (double x = 1e-300; x < 1e300; x *= 1.0137) worst = std::max(worst, Ulps(Log64(x), std::log(static_cast<long double>(x))));
-  for (double x = 0.6; x < 1.6; x += 1.37e-5) worst = std::max(worst, Ulps(Log64(x), std::log(static_cast<long double>(x))));
+  for (double x = 1e-300; x < 1e300; x *= 1.0137)
+    worst = std::max(worst, Ulps(Log64(x), std::log(static_cast<long double>(x))));
+  for (double x = 0.6; x < 1.6; x += 1.37e-5)
+    worst = std::max(worst, Ulps(Log64(x), std::log(static_cast<long double>(x))));
   EXPECT_LE(worst, 4.0);
   EXPECT_GT(worst, 0.4);
   EXPECT_EQ(Log64(1), 0.0);
@@ -136,12 +160,15 @@ TEST(ExactMath, SinCos64) {
   auto check = [&](double x) {
     double sin, cos;
     SinCos64(x, &sin, &cos);
-    worst = std::max(worst, static_cast<double>(std::abs(sin - std::sin(static_cast<long double>(x)))));
-    worst = std::max(worst, static_cast<double>(std::abs(cos - std::cos(static_cast<long double>(x)))));
+    worst =
+        std::max(worst, static_cast<double>(std::abs(sin - std::sin(static_cast<long double>(x)))));
+    worst =
+        std::max(worst, static_cast<double>(std::abs(cos - std::cos(static_cast<long double>(x)))));
   };
   for (double x = -50; x < 50; x += 0.00137) check(x);
   for (double x = 1e-12; x < 2147483647.0; x *= 1.00071) check(x), check(-x);
-  for (int i = 1; i < 200000; i += 7) check(i * 1.5707963267948966);  // next to the places where the quadrant changes
+  for (int i = 1; i < 200000; i += 7)
+    check(i * 1.5707963267948966);  // next to the places where the quadrant changes
   EXPECT_LT(worst, 1e-14);
   EXPECT_GT(worst, 1e-17);
   double sin, cos;

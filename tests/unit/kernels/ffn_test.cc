@@ -17,16 +17,23 @@ struct Expert {
 
 PackedMatrix Pack(WeightFormat format, int64_t n, int64_t k, const std::vector<float>& w) {
   PackedMatrix packed(format, n, k);
-  for (int64_t i = 0; i < packed.num_panels(); ++i) packed.FillPanel(i, &w[i * PackedMatrix::kPanel * k]);
+  for (int64_t i = 0; i < packed.num_panels(); ++i)
+    packed.FillPanel(i, &w[i * PackedMatrix::kPanel * k]);
   return packed;
 }
 
 Expert MakeExpert(WeightFormat format, int64_t d, int64_t f, uint32_t seed) {
-  Expert e = {.d = d, .f = f, .gate = Random(f * d, seed), .up = Random(f * d, seed + 1), .down = Random(d * f, seed + 2)};
+  Expert e = {.d = d,
+              .f = f,
+              .gate = Random(f * d, seed),
+              .up = Random(f * d, seed + 1),
+              .down = Random(d * f, seed + 2)};
   if (format == WeightFormat::kBf16) {
     for (auto* w : {&e.gate, &e.up, &e.down}) *w = RoundedToBf16(*w);
   }
-  e.packed = {.gate = Pack(format, f, d, e.gate), .up = Pack(format, f, d, e.up), .down = Pack(format, d, f, e.down)};
+  e.packed = {.gate = Pack(format, f, d, e.gate),
+              .up = Pack(format, f, d, e.up),
+              .down = Pack(format, d, f, e.down)};
   return e;
 }
 
@@ -51,14 +58,15 @@ std::vector<float> OneRow(const Expert& e, const float* x, Rounding act, Roundin
   return out;
 }
 
-void Check(const std::vector<Expert>& experts, const std::vector<std::vector<int32_t>>& rows, bool gather, Rounding act,
-           Rounding round) {
+void Check(const std::vector<Expert>& experts, const std::vector<std::vector<int32_t>>& rows,
+           bool gather, Rounding act, Rounding round) {
   const int64_t d = experts[0].d, ldx = d + 2, ldo = d + 1, num_rows = 17;
   const std::vector<float> x = RoundedToBf16(Random(num_rows * ldx, 99, 0.5));
   std::vector<std::vector<float>> expected;
   for (size_t j = 0; j < experts.size(); ++j) {
     for (size_t i = 0; i < rows[j].size(); ++i) {
-      expected.push_back(OneRow(experts[j], &x[(gather ? rows[j][i] : static_cast<int32_t>(i)) * ldx], act, round));
+      expected.push_back(OneRow(
+          experts[j], &x[(gather ? rows[j][i] : static_cast<int32_t>(i)) * ldx], act, round));
     }
   }
   ForEachContext([&](const KernelContext& ctx) {
@@ -67,15 +75,21 @@ void Check(const std::vector<Expert>& experts, const std::vector<std::vector<int
     for (size_t j = 0; j < experts.size(); ++j) {
       const int64_t m = static_cast<int64_t>(rows[j].size());
       out.emplace_back(m * ldo);
-      jobs.push_back({.w = &experts[j].packed, .x = x.data(), .ldx = ldx, .row = gather ? rows[j].data() : nullptr,
-                      .m = m, .out = out[j].data(), .ldo = ldo});
+      jobs.push_back({.w = &experts[j].packed,
+                      .x = x.data(),
+                      .ldx = ldx,
+                      .row = gather ? rows[j].data() : nullptr,
+                      .m = m,
+                      .out = out[j].data(),
+                      .ldo = ldo});
     }
     std::vector<float> scratch(GroupedFfnScratch(jobs));
     GroupedFfn(ctx, jobs, act, round, scratch.data());
     size_t at = 0;
     for (size_t j = 0; j < experts.size(); ++j) {
       for (size_t i = 0; i < rows[j].size(); ++i, ++at) {
-        ASSERT_TRUE(SameBits(std::span(&out[j][i * ldo], d), expected[at])) << "job " << j << " row " << i;
+        ASSERT_TRUE(SameBits(std::span(&out[j][i * ldo], d), expected[at]))
+            << "job " << j << " row " << i;
       }
     }
   });
@@ -89,7 +103,8 @@ TEST(GroupedFfn, HasTheBitsOfItsDefinition) {
     for (int64_t j = 0; j < 6; ++j) {
       experts.push_back(MakeExpert(format, 44, f[j], 10 * j));
       rows.emplace_back();
-      for (int64_t i = 0; i < (j == 4 ? 0 : 1 + 3 * j); ++i) rows[j].push_back(static_cast<int32_t>((7 * i + j) % 17));
+      for (int64_t i = 0; i < (j == 4 ? 0 : 1 + 3 * j); ++i)
+        rows[j].push_back(static_cast<int32_t>((7 * i + j) % 17));
     }
     Check(experts, rows, /*gather=*/true, Rounding::kBf16, Rounding::kBf16);
     Check(experts, rows, /*gather=*/false, Rounding::kNone, Rounding::kNone);
@@ -108,7 +123,8 @@ TEST(GroupedFfn, ManyRowsOfOneExpert) {
   }
   ForEachContext([&](const KernelContext& ctx) {
     std::vector<float> out(m * e.d);
-    const FfnJob job = {.w = &e.packed, .x = x.data(), .ldx = e.d, .m = m, .out = out.data(), .ldo = e.d};
+    const FfnJob job = {
+        .w = &e.packed, .x = x.data(), .ldx = e.d, .m = m, .out = out.data(), .ldo = e.d};
     std::vector<float> scratch(GroupedFfnScratch(std::span(&job, 1)));
     GroupedFfn(ctx, std::span(&job, 1), Rounding::kBf16, Rounding::kNone, scratch.data());
     ASSERT_TRUE(SameBits(out, expected));
@@ -119,9 +135,11 @@ TEST(GroupedFfn, IsSwiglu) {
   const Expert e = MakeExpert(WeightFormat::kF32, 64, 48, 7);
   const std::vector<float> x = Random(e.d, 8);
   std::vector<float> out(e.d);
-  const FfnJob job = {.w = &e.packed, .x = x.data(), .ldx = e.d, .m = 1, .out = out.data(), .ldo = e.d};
+  const FfnJob job = {
+      .w = &e.packed, .x = x.data(), .ldx = e.d, .m = 1, .out = out.data(), .ldo = e.d};
   std::vector<float> scratch(GroupedFfnScratch(std::span(&job, 1)));
-  GroupedFfn(Context(BestIsa()), std::span(&job, 1), Rounding::kNone, Rounding::kNone, scratch.data());
+  GroupedFfn(Context(BestIsa()), std::span(&job, 1), Rounding::kNone, Rounding::kNone,
+             scratch.data());
   std::vector<double> h(e.f);
   for (int64_t i = 0; i < e.f; ++i) {
     double gate = 0, up = 0;
@@ -135,7 +153,8 @@ TEST(GroupedFfn, IsSwiglu) {
     double exact = 0, norm = 0;
     for (int64_t k = 0; k < e.f; ++k) {
       exact += h[k] * e.down[i * e.f + k];
-      norm += std::abs(h[k]) + 1;  // h itself is off by a few eps of its terms, which are up to a few units
+      norm += std::abs(h[k]) +
+              1;  // h itself is off by a few eps of its terms, which are up to a few units
     }
     ASSERT_NEAR(out[i], exact, norm * 64 * 0x1p-23);
   }

@@ -16,14 +16,17 @@ struct Choice {
   std::vector<float> weight;
 };
 
-Choice Select(const KernelContext& ctx, const GateParams& p, const std::vector<float>& logits, const float* bias) {
+Choice Select(const KernelContext& ctx, const GateParams& p, const std::vector<float>& logits,
+              const float* bias) {
   const int64_t rows = static_cast<int64_t>(logits.size()) / p.n_routed_experts;
-  Choice c = {std::vector<int32_t>(rows * p.num_experts_per_tok), std::vector<float>(rows * p.num_experts_per_tok)};
+  Choice c = {std::vector<int32_t>(rows * p.num_experts_per_tok),
+              std::vector<float>(rows * p.num_experts_per_tok)};
   SelectExperts(ctx, p, logits.data(), bias, rows, c.id.data(), c.weight.data());
   return c;
 }
 
-// The definition by sorting, one row, written apart from the kernel: scores in its order of operations, choices by stable sort.
+// The definition by sorting, one row, written apart from the kernel: scores in its order of
+// operations, choices by stable sort.
 Choice ByDefinition(const GateParams& p, const float* logits, const float* bias) {
   const int32_t e = p.n_routed_experts;
   std::vector<float> score(e);
@@ -58,7 +61,8 @@ Choice ByDefinition(const GateParams& p, const float* logits, const float* bias)
     }
     const std::vector<int32_t> kept = best(group, p.topk_group);
     for (int32_t i = 0; i < e; ++i) {
-      if (!std::binary_search(kept.begin(), kept.end(), i / size)) choice[i] = -std::numeric_limits<float>::infinity();
+      if (!std::binary_search(kept.begin(), kept.end(), i / size))
+        choice[i] = -std::numeric_limits<float>::infinity();
     }
   }
   Choice c = {best(choice, p.num_experts_per_tok), {}};
@@ -75,15 +79,15 @@ std::vector<GateParams> Shapes() {
   using enum ScoringFunc;
   using enum TopkMethod;
   return {
-      {kSigmoid, kNoauxTc, 256, 8, 8, 4, true, 2.5f},             // V3
-      {kSigmoid, kNoauxTc, 384, 8, 1, 1, true, 2.827f},           // Kimi-K2
-      {kSoftmax, kGreedy, 64, 6, 1, 1, false, 1.0f},              // V2-Lite
+      {kSigmoid, kNoauxTc, 256, 8, 8, 4, true, 2.5f},               // V3
+      {kSigmoid, kNoauxTc, 384, 8, 1, 1, true, 2.827f},             // Kimi-K2
+      {kSoftmax, kGreedy, 64, 6, 1, 1, false, 1.0f},                // V2-Lite
       {kSoftmax, kGroupLimitedGreedy, 160, 6, 8, 3, false, 16.0f},  // V2
-      {kSigmoid, kNoauxTc, 12, 3, 4, 2, true, 1.5f},              // groups of 3
-      {kSigmoid, kNoauxTc, 5, 2, 5, 3, true, 1.0f},               // groups of one
+      {kSigmoid, kNoauxTc, 12, 3, 4, 2, true, 1.5f},                // groups of 3
+      {kSigmoid, kNoauxTc, 5, 2, 5, 3, true, 1.0f},                 // groups of one
       {kSoftmax, kGroupLimitedGreedy, 20, 4, 2, 1, true, 1.0f},
-      {kSigmoid, kNoauxTc, 7, 1, 1, 1, true, 2.0f},               // K = 1: not normalised
-      {kSoftmax, kGreedy, 40, 40, 4, 1, false, 1.0f},             // all; greedy knows no groups
+      {kSigmoid, kNoauxTc, 7, 1, 1, 1, true, 2.0f},    // K = 1: not normalised
+      {kSoftmax, kGreedy, 40, 40, 4, 1, false, 1.0f},  // all; greedy knows no groups
   };
 }
 
@@ -92,7 +96,8 @@ TEST(SelectExperts, IsItsDefinition) {
   for (const GateParams& p : Shapes()) {
     const int64_t rows = 33, e = p.n_routed_experts, k = p.num_experts_per_tok;
     std::vector<float> logits = Random(rows * e, ++seed, 3);
-    for (int64_t i = 0; i < 10 * e; ++i) logits[i] = std::round(logits[i]);  // ten rows full of ties
+    for (int64_t i = 0; i < 10 * e; ++i)
+      logits[i] = std::round(logits[i]);  // ten rows full of ties
     const std::vector<float> bias = Random(e, ++seed, 0.2);
     const float* given = p.topk_method == TopkMethod::kNoauxTc ? bias.data() : nullptr;
     ForEachContext([&](const KernelContext& ctx) {
@@ -102,8 +107,10 @@ TEST(SelectExperts, IsItsDefinition) {
       ASSERT_TRUE(SameBits(weighed, c.weight));
       for (int64_t t = 0; t < rows; ++t) {
         const Choice expected = ByDefinition(p, &logits[t * e], given);
-        ASSERT_EQ(std::vector<int32_t>(&c.id[t * k], &c.id[t * k] + k), expected.id) << "E " << e << " row " << t;
-        ASSERT_TRUE(SameBits(std::span(&c.weight[t * k], k), expected.weight)) << "E " << e << " row " << t;
+        ASSERT_EQ(std::vector<int32_t>(&c.id[t * k], &c.id[t * k] + k), expected.id)
+            << "E " << e << " row " << t;
+        ASSERT_TRUE(SameBits(std::span(&c.weight[t * k], k), expected.weight))
+            << "E " << e << " row " << t;
       }
     });
   }
@@ -140,7 +147,8 @@ TEST(SelectExperts, AGroupScoresTwoInV3AndOneInV2) {
   const std::vector<float> bias(4, 0.0f);
   const GateParams v3 = {ScoringFunc::kSigmoid, TopkMethod::kNoauxTc, 4, 1, 2, 1, false, 1.0f};
   EXPECT_EQ(Select(Context(BestIsa()), v3, logits, bias.data()).id[0], 2);
-  const GateParams v2 = {ScoringFunc::kSoftmax, TopkMethod::kGroupLimitedGreedy, 4, 1, 2, 1, false, 1.0f};
+  const GateParams v2 = {
+      ScoringFunc::kSoftmax, TopkMethod::kGroupLimitedGreedy, 4, 1, 2, 1, false, 1.0f};
   EXPECT_EQ(Select(Context(BestIsa()), v2, logits, nullptr).id[0], 0);
 }
 
@@ -156,7 +164,8 @@ TEST(SelectExperts, NanLogitsStillGiveDistinctExpertsInRange) {
     std::vector<float> logits(p.n_routed_experts, std::nanf(""));
     const std::vector<float> bias(p.n_routed_experts, 0.1f);
     for (Isa isa : SupportedIsas()) {
-      const Choice c = Select(Context(isa), p, logits, p.topk_method == TopkMethod::kNoauxTc ? bias.data() : nullptr);
+      const Choice c = Select(Context(isa), p, logits,
+                              p.topk_method == TopkMethod::kNoauxTc ? bias.data() : nullptr);
       for (size_t j = 0; j < c.id.size(); ++j) {
         ASSERT_GE(c.id[j], j > 0 ? c.id[j - 1] + 1 : 0);
         ASSERT_LT(c.id[j], p.n_routed_experts);
@@ -170,19 +179,22 @@ TEST(CombineRow, IsOneChainInAscendingOrder) {
     for (int32_t num : {0, 1, 8}) {
       const std::vector<float> weight = Random(num, 5), shared = RoundedToBf16(Random(d, 6));
       std::vector<std::vector<float>> out;
-      for (int32_t j = 0; j < num; ++j) out.push_back(RoundedToBf16(Random(d, 10 + j, std::ldexp(1.0f, 3 * j))));
+      for (int32_t j = 0; j < num; ++j)
+        out.push_back(RoundedToBf16(Random(d, 10 + j, std::ldexp(1.0f, 3 * j))));
       for (bool with_shared : {false, true}) {
         std::vector<float> expected(d);
         for (int64_t i = 0; i < d; ++i) {
           expected[i] = with_shared ? shared[i] : 0.0f;
-          for (int32_t j = 0; j < num; ++j) expected[i] = std::fma(weight[j], out[j][i], expected[i]);
+          for (int32_t j = 0; j < num; ++j)
+            expected[i] = std::fma(weight[j], out[j][i], expected[i]);
         }
         for (Isa isa : SupportedIsas()) {
           const KernelContext ctx = Context(isa);
           std::vector<const void*> rows;
           for (auto& row : out) rows.push_back(row.data());
           std::vector<float> y(d);
-          CombineRow(ctx, DType::kF32, d, with_shared ? shared.data() : nullptr, rows.data(), weight.data(), num, y.data());
+          CombineRow(ctx, DType::kF32, d, with_shared ? shared.data() : nullptr, rows.data(),
+                     weight.data(), num, y.data());
           ASSERT_TRUE(SameBits(y, expected)) << IsaName(isa) << " d " << d;
 
           auto narrow = [](const std::vector<float>& x) {
@@ -196,8 +208,8 @@ TEST(CombineRow, IsOneChainInAscendingOrder) {
           for (auto& row : narrow_out) narrow_rows.push_back(row.data());
           const std::vector<Bf16> narrow_shared = narrow(shared);
           std::vector<Bf16> narrow_y(d);
-          CombineRow(ctx, DType::kBf16, d, with_shared ? narrow_shared.data() : nullptr, narrow_rows.data(), weight.data(),
-                     num, narrow_y.data());
+          CombineRow(ctx, DType::kBf16, d, with_shared ? narrow_shared.data() : nullptr,
+                     narrow_rows.data(), weight.data(), num, narrow_y.data());
           ASSERT_EQ(narrow_y, narrow(expected)) << IsaName(isa) << " d " << d;
         }
       }

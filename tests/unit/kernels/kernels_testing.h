@@ -1,4 +1,5 @@
-// What the kernel tests share: contexts of every instruction set, reproducible numbers, comparison of bits.
+// What the kernel tests share: contexts of every instruction set, reproducible numbers, comparison
+// of bits.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -24,9 +25,12 @@ inline std::vector<Isa> SupportedIsas() {
   return isas;
 }
 
-inline KernelContext Context(Isa isa, ThreadPool* pool = nullptr) { return *MakeKernelContext(isa, pool); }
+inline KernelContext Context(Isa isa, ThreadPool* pool = nullptr) {
+  return *MakeKernelContext(isa, pool);
+}
 
-// Uniform in [-scale, scale). mt19937's numbers are given by the standard: the same on every machine.
+// Uniform in [-scale, scale). mt19937's numbers are given by the standard: the same on every
+// machine.
 inline std::vector<float> Random(int64_t n, uint32_t seed, float scale = 1) {
   std::mt19937 generator(seed);
   std::vector<float> x(n);
@@ -40,15 +44,21 @@ inline std::vector<float> RoundedToBf16(std::vector<float> x) {
 }
 
 // Equal bits (so -0 is not +0); any NaN equals any other.
-inline bool SameBits(float a, float b) { return (std::isnan(a) && std::isnan(b)) || std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b); }
+inline bool SameBits(float a, float b) {
+  return (std::isnan(a) && std::isnan(b)) ||
+         std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b);
+}
 
-inline testing::AssertionResult SameBits(std::span<const float> found, std::span<const float> expected) {
+inline testing::AssertionResult SameBits(std::span<const float> found,
+                                         std::span<const float> expected) {
   if (found.size() != expected.size()) {
-    return testing::AssertionFailure() << "sizes " << found.size() << ", expected " << expected.size();
+    return testing::AssertionFailure()
+           << "sizes " << found.size() << ", expected " << expected.size();
   }
   for (size_t i = 0; i < found.size(); ++i) {
     if (!SameBits(found[i], expected[i])) {
-      return testing::AssertionFailure() << "first at " << i << ": " << found[i] << ", expected " << expected[i];
+      return testing::AssertionFailure()
+             << "first at " << i << ": " << found[i] << ", expected " << expected[i];
     }
   }
   return testing::AssertionSuccess();

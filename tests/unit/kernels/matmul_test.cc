@@ -9,7 +9,8 @@ namespace {
 
 PackedMatrix Pack(WeightFormat format, int64_t n, int64_t k, const std::vector<float>& w) {
   PackedMatrix packed(format, n, k);
-  for (int64_t i = 0; i < packed.num_panels(); ++i) packed.FillPanel(i, &w[i * PackedMatrix::kPanel * k]);
+  for (int64_t i = 0; i < packed.num_panels(); ++i)
+    packed.FillPanel(i, &w[i * PackedMatrix::kPanel * k]);
   return packed;
 }
 
@@ -31,35 +32,48 @@ struct Case {
 };
 
 // The product with a lead of 3 beyond K and N, checking that nothing behind a row is written.
-std::vector<float> Multiply(const KernelContext& ctx, const PackedMatrix& w, const std::vector<float>& x, int64_t m,
-                            Rounding rounding) {
+std::vector<float> Multiply(const KernelContext& ctx, const PackedMatrix& w,
+                            const std::vector<float>& x, int64_t m, Rounding rounding) {
   const int64_t ldx = w.k() + 3, ldy = w.n() + 3;
   std::vector<float> wide_x(m * ldx, std::nanf("")), wide_y(m * ldy, 5.0f), y;
   for (int64_t i = 0; i < m; ++i) std::copy_n(&x[i * w.k()], w.k(), &wide_x[i * ldx]);
-  MatMul(ctx, {.w = &w, .x = wide_x.data(), .ldx = ldx, .m = m, .y = wide_y.data(), .ldy = ldy, .rounding = rounding});
+  MatMul(ctx, {.w = &w,
+               .x = wide_x.data(),
+               .ldx = ldx,
+               .m = m,
+               .y = wide_y.data(),
+               .ldy = ldy,
+               .rounding = rounding});
   for (int64_t i = 0; i < m; ++i) {
-    for (int64_t c = w.n(); c < ldy; ++c) EXPECT_EQ(wide_y[i * ldy + c], 5.0f) << "wrote behind row " << i;
+    for (int64_t c = w.n(); c < ldy; ++c)
+      EXPECT_EQ(wide_y[i * ldy + c], 5.0f) << "wrote behind row " << i;
     y.insert(y.end(), &wide_y[i * ldy], &wide_y[i * ldy + w.n()]);
   }
   return y;
 }
 
 TEST(MatMul, EveryOutputIsOneChainOfFma) {
-  const Case cases[] = {{WeightFormat::kBf16, 1, 16, 16},    {WeightFormat::kBf16, 1, 40, 44},  {WeightFormat::kBf16, 5, 8, 43},
-                        {WeightFormat::kBf16, 6, 64, 1},     {WeightFormat::kBf16, 7, 136, 7},  {WeightFormat::kBf16, 13, 100, 65},
-                        {WeightFormat::kBf16, 8, 33, 2051},  {WeightFormat::kF32, 1, 16, 16},   {WeightFormat::kF32, 1, 1, 1},
-                        {WeightFormat::kF32, 4, 136, 44},    {WeightFormat::kF32, 6, 24, 48},   {WeightFormat::kF32, 12, 65, 40},
-                        {WeightFormat::kF32, 7, 20, 1025},   {WeightFormat::kF32, 200, 70, 24}, {WeightFormat::kBf16, 193, 66, 24},
-                        {WeightFormat::kBf16, 2, 600, 1000}, {WeightFormat::kBf16, 0, 16, 16}};
+  const Case cases[] = {{WeightFormat::kBf16, 1, 16, 16},   {WeightFormat::kBf16, 1, 40, 44},
+                        {WeightFormat::kBf16, 5, 8, 43},    {WeightFormat::kBf16, 6, 64, 1},
+                        {WeightFormat::kBf16, 7, 136, 7},   {WeightFormat::kBf16, 13, 100, 65},
+                        {WeightFormat::kBf16, 8, 33, 2051}, {WeightFormat::kF32, 1, 16, 16},
+                        {WeightFormat::kF32, 1, 1, 1},      {WeightFormat::kF32, 4, 136, 44},
+                        {WeightFormat::kF32, 6, 24, 48},    {WeightFormat::kF32, 12, 65, 40},
+                        {WeightFormat::kF32, 7, 20, 1025},  {WeightFormat::kF32, 200, 70, 24},
+                        {WeightFormat::kBf16, 193, 66, 24}, {WeightFormat::kBf16, 2, 600, 1000},
+                        {WeightFormat::kBf16, 0, 16, 16}};
   for (const Case& c : cases) {
-    SCOPED_TRACE(testing::Message() << WeightFormatName(c.format) << " m " << c.m << " n " << c.n << " k " << c.k);
+    SCOPED_TRACE(testing::Message()
+                 << WeightFormatName(c.format) << " m " << c.m << " n " << c.n << " k " << c.k);
     const std::vector<float> w = Weights(c.format, c.n, c.k, 1), x = Random(c.m * c.k, 2);
     const PackedMatrix packed = Pack(c.format, c.n, c.k, w);
     std::vector<float> expected(c.m * c.n);
-    for (int64_t i = 0; i < c.m * c.n; ++i) expected[i] = Chain(&x[i / c.n * c.k], &w[i % c.n * c.k], c.k);
+    for (int64_t i = 0; i < c.m * c.n; ++i)
+      expected[i] = Chain(&x[i / c.n * c.k], &w[i % c.n * c.k], c.k);
     ForEachContext([&](const KernelContext& ctx) {
       ASSERT_TRUE(SameBits(Multiply(ctx, packed, x, c.m, Rounding::kNone), expected));
-      ASSERT_TRUE(SameBits(Multiply(ctx, packed, x, c.m, Rounding::kBf16), RoundedToBf16(expected)));
+      ASSERT_TRUE(
+          SameBits(Multiply(ctx, packed, x, c.m, Rounding::kBf16), RoundedToBf16(expected)));
     });
   }
 }
@@ -80,7 +94,8 @@ TEST(MatMul, ARowDoesNotDependOnTheOthers) {
           alone.insert(alone.end(), y.begin(), y.end());
         }
         for (int64_t m = 1; m <= most; ++m) {
-          ASSERT_TRUE(SameBits(Multiply(ctx, w, x, m, Rounding::kNone), std::span(alone).first(m * n)))
+          ASSERT_TRUE(
+              SameBits(Multiply(ctx, w, x, m, Rounding::kNone), std::span(alone).first(m * n)))
               << IsaName(isa) << " n " << n << " m " << m;
         }
       }
@@ -92,7 +107,8 @@ TEST(MatMul, IsTheProduct) {
   const int64_t m = 3, n = 48, k = 2048;
   for (WeightFormat format : {WeightFormat::kF32, WeightFormat::kBf16}) {
     const std::vector<float> w = Weights(format, n, k, 5), x = Random(m * k, 6);
-    const std::vector<float> y = Multiply(Context(BestIsa()), Pack(format, n, k, w), x, m, Rounding::kNone);
+    const std::vector<float> y =
+        Multiply(Context(BestIsa()), Pack(format, n, k, w), x, m, Rounding::kNone);
     for (int64_t i = 0; i < m * n; ++i) {
       double exact = 0, norm = 0;
       for (int64_t j = 0; j < k; ++j) {
@@ -100,7 +116,9 @@ TEST(MatMul, IsTheProduct) {
         exact += term;
         norm += std::abs(term);
       }
-      ASSERT_NEAR(y[i], exact, norm * std::sqrt(k) * 0x1p-23);  // a bound far above the random walk, far under a lost term
+      ASSERT_NEAR(y[i], exact,
+                  norm * std::sqrt(k) *
+                      0x1p-23);  // a bound far above the random walk, far under a lost term
     }
   }
 }
@@ -116,7 +134,8 @@ TEST(MatMul, ManyJobsOfManyShapesInOneCall) {
     w.push_back(Pack(format, n, k, weights));
     x.push_back(Random(m * k, 200 + i));
     std::vector<float> product(m * n);
-    for (int64_t j = 0; j < m * n; ++j) product[j] = Chain(&x[i][j / n * k], &weights[j % n * k], k);
+    for (int64_t j = 0; j < m * n; ++j)
+      product[j] = Chain(&x[i][j / n * k], &weights[j % n * k], k);
     expected.push_back(product);
   }
   ForEachContext([&](const KernelContext& ctx) {
@@ -145,7 +164,8 @@ TEST(PackedMatrix, ReadRowGivesBackWhatWasFilled) {
       std::vector<float> row(k);
       for (int64_t i = 0; i < n; ++i) {
         packed.ReadRow(i, row.data());
-        ASSERT_TRUE(SameBits(row, std::span(expected).subspan(i * k, k))) << "row " << i << " k " << k;
+        ASSERT_TRUE(SameBits(row, std::span(expected).subspan(i * k, k)))
+            << "row " << i << " k " << k;
       }
     }
   }

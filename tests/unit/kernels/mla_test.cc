@@ -23,14 +23,17 @@ class Cache {
     }
     for (auto& block : blocks_) pointers_.push_back(block.data());
     for (int64_t s = 0; s < positions; ++s) {
-      StoreLatent(shape, &keys_[s * (r + dr)], &keys_[s * (r + dr) + r], blocks_[s / kCacheBlock].data(), s % kCacheBlock);
+      StoreLatent(shape, &keys_[s * (r + dr)], &keys_[s * (r + dr) + r],
+                  blocks_[s / kCacheBlock].data(), s % kCacheBlock);
     }
     if (shape.cache_type == DType::kBf16) keys_ = RoundedToBf16(keys_);
   }
   Cache(const Cache&) = delete;
 
   const std::byte* const* block() const { return pointers_.data(); }
-  const float* key(int64_t s) const { return &keys_[s * (shape_.kv_lora_rank + shape_.qk_rope_head_dim)]; }
+  const float* key(int64_t s) const {
+    return &keys_[s * (shape_.kv_lora_rank + shape_.qk_rope_head_dim)];
+  }
 
  private:
   const MlaShape shape_;
@@ -45,13 +48,14 @@ struct State {
 };
 
 // The header's order for one head, a scalar operation at a time.
-std::vector<float> ByDefinition(const MlaShape& shape, const Cache& cache, int64_t position, const float* q_latent,
-                                const float* q_rope) {
+std::vector<float> ByDefinition(const MlaShape& shape, const Cache& cache, int64_t position,
+                                const float* q_latent, const float* q_rope) {
   const int64_t r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
   State total;
   for (int64_t segment = 0; segment <= position; segment += kSegment) {
     State s = {.o = std::vector<float>(r, 0.0f)};
-    for (int64_t block = segment; block <= position && block < segment + kSegment; block += kCacheBlock) {
+    for (int64_t block = segment; block <= position && block < segment + kSegment;
+         block += kCacheBlock) {
       std::vector<float> score;
       float max = s.m;
       for (int64_t i = block; i <= position && i < block + kCacheBlock; ++i) {
@@ -84,8 +88,8 @@ std::vector<float> ByDefinition(const MlaShape& shape, const Cache& cache, int64
   return total.o;
 }
 
-std::vector<double> Naive(const MlaShape& shape, const Cache& cache, int64_t position, const float* q_latent,
-                          const float* q_rope) {
+std::vector<double> Naive(const MlaShape& shape, const Cache& cache, int64_t position,
+                          const float* q_latent, const float* q_rope) {
   const int64_t r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
   std::vector<double> weight, out(r, 0.0);
   double max = -1e300, sum = 0;
@@ -103,8 +107,9 @@ std::vector<double> Naive(const MlaShape& shape, const Cache& cache, int64_t pos
   return out;
 }
 
-std::vector<float> Attend(const KernelContext& ctx, const MlaShape& shape, const std::vector<MlaRow>& rows,
-                          const std::vector<float>& q_latent, const std::vector<float>& q_rope, Rounding rounding) {
+std::vector<float> Attend(const KernelContext& ctx, const MlaShape& shape,
+                          const std::vector<MlaRow>& rows, const std::vector<float>& q_latent,
+                          const std::vector<float>& q_rope, Rounding rounding) {
   std::vector<float> out(q_latent.size()), scratch(MlaScratch(ctx, shape, rows), std::nanf(""));
   MlaAttend(ctx, shape, rows, q_latent.data(), q_rope.data(), out.data(), rounding, scratch.data());
   return out;
@@ -114,11 +119,15 @@ using PathFn = void (*)(const MlaCall&, float*);
 using ScratchFn = int64_t (*)(const MlaCall&);
 
 // One of the two ways of MlaAttend, whatever it would choose itself.
-std::vector<float> AttendBy(PathFn path, ScratchFn floats, const KernelContext& ctx, const MlaShape& shape,
-                            const std::vector<MlaRow>& rows, const std::vector<float>& q_latent,
-                            const std::vector<float>& q_rope) {
+std::vector<float> AttendBy(PathFn path, ScratchFn floats, const KernelContext& ctx,
+                            const MlaShape& shape, const std::vector<MlaRow>& rows,
+                            const std::vector<float>& q_latent, const std::vector<float>& q_rope) {
   std::vector<float> out(q_latent.size());
-  const MlaCall call = {.ctx = ctx, .shape = shape, .rows = rows, .q_latent = q_latent.data(), .q_rope = q_rope.data(),
+  const MlaCall call = {.ctx = ctx,
+                        .shape = shape,
+                        .rows = rows,
+                        .q_latent = q_latent.data(),
+                        .q_rope = q_rope.data(),
                         .out = out.data()};
   std::vector<float> scratch(floats(call), std::nanf(""));
   path(call, scratch.data());
@@ -126,7 +135,8 @@ std::vector<float> AttendBy(PathFn path, ScratchFn floats, const KernelContext& 
 }
 
 void ExpectDefinition(const MlaShape& shape, const std::vector<int32_t>& positions) {
-  SCOPED_TRACE(testing::Message() << "H " << shape.num_heads << " R " << shape.kv_lora_rank << " Dr " << shape.qk_rope_head_dim);
+  SCOPED_TRACE(testing::Message() << "H " << shape.num_heads << " R " << shape.kv_lora_rank
+                                  << " Dr " << shape.qk_rope_head_dim);
   const int64_t h = shape.num_heads, r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
   const int64_t t = static_cast<int64_t>(positions.size());
   const std::vector<float> q_latent = Random(t * h * r, 1, 2), q_rope = Random(t * h * dr, 2, 2);
@@ -137,23 +147,34 @@ void ExpectDefinition(const MlaShape& shape, const std::vector<int32_t>& positio
     caches.push_back(std::make_unique<Cache>(shape, positions[i] + 1, 10 + i));
     rows.push_back({.block = caches[i]->block(), .position = positions[i]});
     for (int64_t head = i * h; head < (i + 1) * h; ++head) {
-      const std::vector<float> out = ByDefinition(shape, *caches[i], positions[i], &q_latent[head * r], &q_rope[head * dr]);
-      const std::vector<double> naive = Naive(shape, *caches[i], positions[i], &q_latent[head * r], &q_rope[head * dr]);
-      // |key| <= 1; a score is a chain of R + Dr terms under 2, scaled: off by well under 2 (R + Dr) eps (R + Dr)^-1/2 * few.
-      for (int64_t k = 0; k < r; ++k) ASSERT_NEAR(out[k], naive[k], 4 * std::sqrt(r + dr) * 0x1p-22) << "head " << head;
+      const std::vector<float> out =
+          ByDefinition(shape, *caches[i], positions[i], &q_latent[head * r], &q_rope[head * dr]);
+      const std::vector<double> naive =
+          Naive(shape, *caches[i], positions[i], &q_latent[head * r], &q_rope[head * dr]);
+      // |key| <= 1; a score is a chain of R + Dr terms under 2, scaled: off by well under 2 (R +
+      // Dr) eps (R + Dr)^-1/2 * few.
+      for (int64_t k = 0; k < r; ++k)
+        ASSERT_NEAR(out[k], naive[k], 4 * std::sqrt(r + dr) * 0x1p-22) << "head " << head;
       expected.insert(expected.end(), out.begin(), out.end());
     }
   }
   ForEachContext([&](const KernelContext& ctx) {
     ASSERT_TRUE(SameBits(Attend(ctx, shape, rows, q_latent, q_rope, Rounding::kNone), expected));
-    ASSERT_TRUE(SameBits(Attend(ctx, shape, rows, q_latent, q_rope, Rounding::kBf16), RoundedToBf16(expected)));
-    ASSERT_TRUE(SameBits(AttendBy(MlaByRows, MlaByRowsScratch, ctx, shape, rows, q_latent, q_rope), expected));
-    ASSERT_TRUE(SameBits(AttendBy(MlaBySegments, MlaBySegmentsScratch, ctx, shape, rows, q_latent, q_rope), expected));
+    ASSERT_TRUE(SameBits(Attend(ctx, shape, rows, q_latent, q_rope, Rounding::kBf16),
+                         RoundedToBf16(expected)));
+    ASSERT_TRUE(SameBits(AttendBy(MlaByRows, MlaByRowsScratch, ctx, shape, rows, q_latent, q_rope),
+                         expected));
+    ASSERT_TRUE(
+        SameBits(AttendBy(MlaBySegments, MlaBySegmentsScratch, ctx, shape, rows, q_latent, q_rope),
+                 expected));
   });
 }
 
 MlaShape Shape(int64_t h, int64_t r, int64_t dr, DType type) {
-  return {.num_heads = h, .kv_lora_rank = r, .qk_rope_head_dim = dr, .softmax_scale = 1.8f / std::sqrt(static_cast<float>(r + dr)),
+  return {.num_heads = h,
+          .kv_lora_rank = r,
+          .qk_rope_head_dim = dr,
+          .softmax_scale = 1.8f / std::sqrt(static_cast<float>(r + dr)),
           .cache_type = type};
 }
 
@@ -172,7 +193,8 @@ TEST(Mla, SeveralSegments) {
   ExpectDefinition(Shape(3, 16, 4, DType::kF32), {1023, 1024, 2048, 100});
 }
 
-// More segments than are in hand at a time; one row and many, which take different paths on a pool: the bits may not tell.
+// More segments than are in hand at a time; one row and many, which take different paths on a pool:
+// the bits may not tell.
 TEST(Mla, OneLongRowAloneAndAmongOthers) {
   const MlaShape shape = Shape(4, 32, 8, DType::kBf16);
   const int32_t position = 6 * 1024 + 77;
@@ -186,22 +208,28 @@ TEST(Mla, OneLongRowAloneAndAmongOthers) {
     for (int64_t i = 0; i < copies; ++i) all.insert(all.end(), x.begin(), x.end());
     return all;
   };
-  const std::vector<float> expected = Attend(Context(Isa::kPortable), shape, one, q_latent, q_rope, Rounding::kNone);
+  const std::vector<float> expected =
+      Attend(Context(Isa::kPortable), shape, one, q_latent, q_rope, Rounding::kNone);
   ForEachContext([&](const KernelContext& ctx) {
     EXPECT_TRUE(SameBits(Attend(ctx, shape, one, q_latent, q_rope, Rounding::kNone), expected));
-    EXPECT_TRUE(SameBits(Attend(ctx, shape, many, repeat(q_latent), repeat(q_rope), Rounding::kNone), repeat(expected)));
+    EXPECT_TRUE(
+        SameBits(Attend(ctx, shape, many, repeat(q_latent), repeat(q_rope), Rounding::kNone),
+                 repeat(expected)));
   });
 }
 
 TEST(Mla, KeysBeyondThePositionAreNotRead) {
   const MlaShape shape = Shape(4, 48, 8, DType::kBf16);
-  const Cache longer(shape, 192, 6), shorter(shape, 101, 6);  // the same keys as far as the shorter one goes, NaN behind
+  const Cache longer(shape, 192, 6),
+      shorter(shape, 101, 6);  // the same keys as far as the shorter one goes, NaN behind
   const std::vector<float> q_latent = Random(4 * 48, 7), q_rope = Random(4 * 8, 8);
   for (Isa isa : SupportedIsas()) {
     const std::vector<float> a =
-        Attend(Context(isa), shape, {{.block = longer.block(), .position = 100}}, q_latent, q_rope, Rounding::kNone);
+        Attend(Context(isa), shape, {{.block = longer.block(), .position = 100}}, q_latent, q_rope,
+               Rounding::kNone);
     const std::vector<float> b =
-        Attend(Context(isa), shape, {{.block = shorter.block(), .position = 100}}, q_latent, q_rope, Rounding::kNone);
+        Attend(Context(isa), shape, {{.block = shorter.block(), .position = 100}}, q_latent, q_rope,
+               Rounding::kNone);
     EXPECT_TRUE(SameBits(a, b));
     for (float v : a) ASSERT_TRUE(std::isfinite(v));
   }
@@ -214,9 +242,11 @@ TEST(Mla, LargeScoresDoNotOverflow) {
   const std::vector<float> q_latent = Random(2 * 16, 10, 3), q_rope = Random(2 * 4, 11, 3);
   for (Isa isa : SupportedIsas()) {
     const std::vector<float> out =
-        Attend(Context(isa), shape, {{.block = cache.block(), .position = 99}}, q_latent, q_rope, Rounding::kNone);
+        Attend(Context(isa), shape, {{.block = cache.block(), .position = 99}}, q_latent, q_rope,
+               Rounding::kNone);
     for (int64_t head = 0; head < 2; ++head) {
-      const std::vector<double> naive = Naive(shape, cache, 99, &q_latent[head * 16], &q_rope[head * 4]);
+      const std::vector<double> naive =
+          Naive(shape, cache, 99, &q_latent[head * 16], &q_rope[head * 4]);
       for (int64_t k = 0; k < 16; ++k) ASSERT_NEAR(out[head * 16 + k], naive[k], 1e-2);
     }
   }
