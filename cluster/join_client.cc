@@ -63,6 +63,14 @@ void JoinClient::StateChanged() {
   inbox_->Wake();
 }
 
+void JoinClient::AlsoJoin(std::vector<std::string> addresses) {
+  {
+    absl::MutexLock lock(&mu_);
+    also_ = std::move(addresses);
+  }
+  inbox_->Wake();
+}
+
 NodeList JoinClient::nodes() const {
   absl::MutexLock lock(&mu_);
   return nodes_;
@@ -193,6 +201,7 @@ void JoinClient::RefreshSessions() {
   {
     absl::MutexLock lock(&mu_);
     named.insert(resolved_.begin(), resolved_.end());
+    named.insert(also_.begin(), also_.end());
     for (const auto& node : nodes_) {
       if (node->info().role() == pb::NODE_ROLE_ROUTER && node->info().name() != options_.self.name()) {
         named.insert(node->info().grpc_address());

@@ -45,6 +45,8 @@ class JoinClient {
   static StatusOr<std::unique_ptr<JoinClient>> Start(JoinOptions options);
   ~JoinClient();  // leaves; no callback after it
 
+  // Routers to be joined beside those of the entries and the views: those that joined this one. Any thread.
+  void AlsoJoin(std::vector<std::string> addresses);
   // Announces again at once (within 20 ms). Any thread.
   void StateChanged();
   // As last told by on_view. Any thread.
@@ -103,6 +105,7 @@ class JoinClient {
   absl::Notification stop_;
   mutable absl::Mutex mu_;
   std::vector<std::string> resolved_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::string> also_ ABSL_GUARDED_BY(mu_);
   bool state_changed_ ABSL_GUARDED_BY(mu_) = true;
   NodeList nodes_ ABSL_GUARDED_BY(mu_);
   int num_routers_ ABSL_GUARDED_BY(mu_) = 0;
