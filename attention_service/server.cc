@@ -11,6 +11,7 @@
 
 #include "absl/time/clock.h"
 #include "attention_service/engine.h"
+#include "attention_service/engine_metrics.h"
 #include "attention_service/model_weights.h"
 #include "attention_service/service.h"
 #include "base/log.h"
@@ -21,6 +22,7 @@
 #include "cluster/link_connector.h"
 #include "cluster/node_info.h"
 #include "kernels/context.h"
+#include "metrics/metrics_server.h"
 #include "model/checkpoint.h"
 #include "router_service/dispatch/dispatcher.h"
 #include "router_service/dispatch/gate_weights.h"
@@ -87,6 +89,7 @@ class AttentionServerImpl : public AttentionServer {
   std::thread engine_thread_;
   std::unique_ptr<AttentionServiceImpl> service_;
   std::unique_ptr<rpc::Server> server_;
+  std::unique_ptr<metrics::MetricsServer> metrics_;
   std::unique_ptr<cluster::JoinClient> join_;
 };
 
@@ -180,6 +183,11 @@ Status AttentionServerImpl::Serve() {
   ATL_ASSIGN_OR_RETURN(const std::string address, cluster::AdvertisedAddress(options_.node, server_->address()));
   info_.set_grpc_address(address);
   addresses_ = {.grpc = server_->address(), .health = server_->health_address()};
+  if (!options_.node.metrics_listen.empty()) {
+    ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options_.node.metrics_listen,
+                                                                 [this] { return EngineMetrics(engine_->stats()); }));
+    addresses_.metrics = metrics_->address();
+  }
   return absl::OkStatus();
 }
 
@@ -242,6 +250,7 @@ void AttentionServerImpl::DrainAndStop() {
 
 void AttentionServerImpl::Stop() {
   draining_ = true;
+  metrics_.reset();
   join_.reset();
   if (engine_thread_.joinable()) {
     engine_->Stop();  // what still runs ends with UNAVAILABLE: routers replay it elsewhere

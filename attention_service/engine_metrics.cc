@@ -1,0 +1,29 @@
+#include "attention_service/engine_metrics.h"
+
+namespace atl::attention {
+
+std::vector<metrics::Family> EngineMetrics(const EngineStats& s) {
+  using metrics::Counter;
+  using metrics::Gauge;
+  const double total = s.blocks_total, used = s.blocks_used, cached = s.blocks_cached;
+  return {
+      Gauge("atoll_attention_running_sequences", "Sequences in the steps.", s.running),
+      Gauge("atoll_attention_waiting_sequences", "Sequences that wait for room.", s.waiting),
+      {.name = "atoll_attention_cache_blocks",
+       .help = "Blocks of latent cache by what they are used for.",
+       .samples = {{.labels = {{"state", "used"}}, .value = used},
+                   {.labels = {{"state", "cached"}}, .value = cached},
+                   {.labels = {{"state", "free"}}, .value = total - used - cached}}},
+      Counter("atoll_attention_steps_total", "Steps through all layers.", static_cast<double>(s.steps)),
+      Counter("atoll_attention_prefill_tokens_total", "Prompt tokens computed.", static_cast<double>(s.prefill_tokens)),
+      Counter("atoll_attention_decode_tokens_total", "Tokens computed one a step.", static_cast<double>(s.decode_tokens)),
+      Counter("atoll_attention_cached_tokens_total", "Prompt tokens that the prefix cache had.",
+              static_cast<double>(s.cached_tokens)),
+      Counter("atoll_attention_preemptions_total", "Sequences that gave their blocks back to run again later.",
+              static_cast<double>(s.preemptions)),
+      Counter("atoll_attention_dispatched_rows_total", "Rows handed to the experts, over all layers.",
+              static_cast<double>(s.dispatched_rows)),
+  };
+}
+
+}  // namespace atl::attention

@@ -1,0 +1,54 @@
+#include "metrics/metrics_server.h"
+
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <string>
+
+namespace atl::metrics {
+namespace {
+
+std::string Get(const std::string& address) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
+  inet_pton(AF_INET, "127.0.0.1", &to.sin_addr);
+  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
+  const std::string request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+  EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+  std::string answer;
+  char buffer[4096];
+  for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) answer.append(buffer, n);
+  close(fd);
+  return answer;
+}
+
+TEST(MetricsServerTest, TellsTheValuesOfTheMoment) {
+  double steps = 1;
+  auto server = MetricsServer::Start("127.0.0.1:0", [&] {
+    return std::vector<Family>{
+        Counter("atoll_steps_total", "Steps.", steps),
+        {.name = "atoll_rows", .help = "Rows.", .samples = {{.labels = {{"node", "expert-1"}}, .value = 2.5}}}};
+  });
+  ASSERT_TRUE(server.ok()) << server.status();
+  EXPECT_NE(Get((*server)->address()).find("atoll_steps_total 1\n"), std::string::npos);
+  steps = 7;
+  const std::string later = Get((*server)->address());
+  EXPECT_NE(later.find("# TYPE atoll_steps_total counter"), std::string::npos);
+  EXPECT_NE(later.find("atoll_steps_total 7\n"), std::string::npos);
+  EXPECT_NE(later.find("atoll_rows{node=\"expert-1\"} 2.5\n"), std::string::npos);
+}
+
+TEST(MetricsServerTest, APortInUseIsAnError) {
+  auto first = MetricsServer::Start("127.0.0.1:0", [] { return std::vector<Family>(); });
+  ASSERT_TRUE(first.ok());
+  EXPECT_EQ(MetricsServer::Start((*first)->address(), [] { return std::vector<Family>(); }).status().code(),
+            absl::StatusCode::kAlreadyExists);
+}
+
+}  // namespace
+}  // namespace atl::metrics
