@@ -1,17 +1,18 @@
-// Prints what MatMul and MlaAttend reach, as GB/s (of weights, of cache) and GFLOP/s, beside two
-// roofs of the same machine measured in the same run, in turns with them: reading DRAM, and fma in
-// registers.
+// Prints what MatMul, GroupedFfn and MlaAttend reach, as GB/s (of weights, of cache) and GFLOP/s,
+// beside two roofs of the same machine measured in the same run, in turns with them: reading DRAM,
+// and fma in registers.
 //   kernels_bench [--threads N] [--isa auto|avx512|avx2|portable] [--seconds S]
 #include <immintrin.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <string>
 #include <vector>
 
 #include "base/buffer.h"
+#include "kernels/ffn.h"
 #include "kernels/matmul.h"
 #include "kernels/mla.h"
 
@@ -22,19 +23,24 @@ constexpr int64_t kColdBytes =
     int64_t{384}
     << 20;  // weights passed over between two uses of the same ones: far more than any cache
 
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+// Seconds of the clock that suits the run: one thread counts the time it had the core, which a busy
+// machine disturbs less; several count the wall's.
+double Now(bool one_thread) {
+  timespec t;
+  clock_gettime(one_thread ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
 // Seconds of the tenth percentile of the calls of `fn` that fit in `seconds` (at least five): what
 // a call takes when nobody else takes the core or the memory away, for roofs and kernels alike.
 template <typename Fn>
-double GoodSeconds(double seconds, Fn fn) {
+double GoodSeconds(bool one_thread, double seconds, Fn fn) {
   std::vector<double> times;
-  for (const double until = Now() + seconds; Now() < until || times.size() < 5;) {
-    const double begin = Now();
+  for (const double until = Now(one_thread) + seconds;
+       Now(one_thread) < until || times.size() < 5;) {
+    const double begin = Now(one_thread);
     fn();
-    times.push_back(Now() - begin);
+    times.push_back(Now(one_thread) - begin);
   }
   std::sort(times.begin(), times.end());
   return times[times.size() / 10];
@@ -85,10 +91,15 @@ struct Bench {
   Buffer cold{static_cast<size_t>(kColdBytes)};
   std::vector<double> sink = std::vector<double>(1024);
 
+  template <typename Fn>
+  double Good(double for_seconds, Fn fn) {
+    return GoodSeconds(pool->num_threads() == 1, for_seconds, fn);
+  }
+
   double ReadRoof() {
     constexpr int64_t kPiece = int64_t{1} << 20, kPieces = 16;
     int64_t next = 0;
-    const double s = GoodSeconds(seconds, [&] {
+    const double s = Good(seconds, [&] {
       const std::byte* begin =
           cold.data() + next++ % (kColdBytes / (kPiece * kPieces)) * kPiece * kPieces;
       pool->ParallelFor(kPieces, [&](int64_t i) { sink[i] = ReadAll(begin + i * kPiece, kPiece); });
@@ -101,7 +112,7 @@ struct Bench {
     constexpr int64_t kRounds = 20000;
     const int threads = pool->num_threads();
     const double flop = 2.0 * kRounds * threads * 8 * (isa == Isa::kAvx512 ? 32 : 12);
-    const double s = GoodSeconds(seconds, [&] {
+    const double s = Good(seconds, [&] {
       pool->ParallelFor(threads, [&](int64_t i) {
         sink[i] = isa == Isa::kAvx512 ? FmaAvx512(kRounds) : FmaAvx2(kRounds);
       });
@@ -130,7 +141,7 @@ struct Bench {
         out(q.size());
     std::vector<float> scratch(MlaScratch(ctx, shape, row));
     const double roof = ReadRoof(), fma = FmaRoof();
-    const double s = GoodSeconds(2 * seconds, [&] {
+    const double s = Good(2 * seconds, [&] {
       MlaAttend(ctx, shape, row, q.data(), q_rope.data(), out.data(), Rounding::kNone,
                 scratch.data());
     });
@@ -139,6 +150,37 @@ struct Bench {
     std::printf("mla   H %4ld rows %4ld at %5ld  %4.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n",
                 heads, rows, position, gbs, roof, gbs / roof, gflops, fma,
                 fma > 0 ? gflops / fma : 0, s * 1e6);
+  }
+
+  // DeepSeek-V2-Lite's layer (D 2048, F 1408, bf16): `experts` jobs of `m` rows each.
+  void Ffn(int64_t experts, int64_t m) {
+    constexpr int64_t kD = 2048, kF = 1408;
+    std::vector<FfnWeights> w(24);
+    const std::vector<float> rows(16 * kD, 0.01f);
+    auto fill = [&](int64_t n, int64_t k) {
+      PackedMatrix matrix(WeightFormat::kBf16, n, k);
+      for (int64_t i = 0; i < matrix.num_panels(); ++i) matrix.FillPanel(i, rows.data());
+      return matrix;
+    };
+    for (FfnWeights& expert : w) expert = {fill(kF, kD), fill(kF, kD), fill(kD, kF)};
+    std::vector<float> x(m * kD, 0.25f), out(experts * m * kD);
+    std::vector<FfnJob> jobs(experts);
+    for (int64_t j = 0; j < experts; ++j) {
+      jobs[j] = {
+          .w = w.data(), .x = x.data(), .ldx = kD, .m = m, .out = &out[j * m * kD], .ldo = kD};
+    }
+    std::vector<float> scratch(GroupedFfnScratch(jobs));
+    const double roof = ReadRoof(), fma = FmaRoof();
+    size_t next = 0;
+    const double s = Good(2 * seconds, [&] {
+      for (FfnJob& job : jobs) job.w = &w[next++ % w.size()];
+      GroupedFfn(ctx, jobs, Rounding::kBf16, Rounding::kBf16, scratch.data());
+    });
+    const double weights = 3.0 * kD * kF * experts;
+    const double gbs = 2 * weights / s / 1e9, gflops = 2 * weights * m / s / 1e9;
+    std::printf("ffn   experts %2ld rows %2ld        %5.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n",
+                experts, m, gbs, roof, gbs / roof, gflops, fma, fma > 0 ? gflops / fma : 0,
+                s * 1e6);
   }
 
   void Shape(WeightFormat format, int64_t n, int64_t k) {
@@ -152,7 +194,7 @@ struct Bench {
       std::vector<float> x(m * k, 0.25f), y(m * n);
       size_t next = 0;
       const double roof = ReadRoof(), fma = FmaRoof();
-      const double s = GoodSeconds(2 * seconds, [&] {
+      const double s = Good(2 * seconds, [&] {
         const MatMulJob job = {
             .w = &w[next++ % w.size()], .x = x.data(), .ldx = k, .m = m, .y = y.data(), .ldy = n};
         MatMul(ctx, job);
@@ -189,6 +231,7 @@ int Main(int argc, char** argv) {
               IsaName(*isa), threads);
   std::printf("%-5s %6s %6s %4s  %8s %6s %6s  %8s %7s %6s  %9s\n", "", "N", "K", "m", "GB/s",
               "roof", "share", "GFLOP/s", "roof", "share", "us");
+  for (int64_t m : {1, 4, 16}) bench.Ffn(6, m);
   for (int64_t heads : {16, 128}) {
     for (int64_t position : {100, 1000, 4000}) bench.Attention(heads, 1, position);
     bench.Attention(heads, 16, 500);
