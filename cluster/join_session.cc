@@ -44,14 +44,19 @@ void JoinSession::End(const Status& status) {
     absl::MutexLock lock(&mu_);
     if (end_.has_value()) return;
     end_ = status;
-    if (writing_ != nullptr) {
-      context_->TryCancel();  // a peer that reads nothing would hold the status back: OnWriteDone finishes
-    } else {
-      finished_ = true;
-      Finish(rpc::ToGrpc(status));
-    }
   }
-  service_->OnEnded(shared_from_this());
+  service_->OnEnded(shared_from_this());  // first: who sees the stream end must not see the node live on
+  absl::MutexLock lock(&mu_);
+  if (writing_ != nullptr) {
+    context_->TryCancel();  // a peer that reads nothing would hold the status back: OnWriteDone finishes
+  } else {
+    MaybeFinish();
+  }
+}
+
+void JoinSession::MaybeFinish() {
+  if (std::exchange(finished_, true)) return;
+  Finish(rpc::ToGrpc(*end_));
 }
 
 bool JoinSession::ended() const {
@@ -94,9 +99,8 @@ void JoinSession::OnReadDone(bool ok) {
 void JoinSession::OnWriteDone(bool) {
   absl::MutexLock lock(&mu_);
   writing_ = nullptr;
-  if (end_.has_value() && !finished_) {
-    finished_ = true;
-    Finish(rpc::ToGrpc(*end_));
+  if (end_.has_value()) {
+    MaybeFinish();
   } else {
     MaybeWrite();
   }

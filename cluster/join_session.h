@@ -47,6 +47,7 @@ class JoinSession final : public grpc::ServerBidiReactor<pb::JoinRequest, pb::Jo
   void OnCancel() override;
   void OnDone() override;
   void MaybeWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void MaybeFinish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   ClusterService* const service_;
   grpc::CallbackServerContext* const context_;

@@ -77,45 +77,42 @@ void PlannerThread::Step() {
     changed_at_ = Uptime();
     if (!first_change_) first_change_ = Uptime();
   }
-  if (!TakeTerm(snapshot->nodes)) return;
-  PlanIfDue(experts);
+  if (PlannerOf(snapshot->nodes) != options_.router) {
+    if (std::exchange(planning_, false)) LogInfo("another router plans now");
+    targets_.reset();
+    sent_.clear();
+    changed_at_ = first_change_ = Uptime();  // should it be this one's turn again
+    return;
+  }
+  if (experts.empty() || (!planning_ && !PlanIsDue()) || !TakeTerm(snapshot->nodes)) return;
+  if (PlanIsDue()) Plan(experts);
   if (targets_ && (!all_done_ || experts != experts_)) Command(experts);
 }
 
+bool PlannerThread::PlanIsDue() const {
+  if (!changed_at_) return false;
+  return Uptime() - *changed_at_ >= options_.settle || Uptime() - *first_change_ >= 10 * options_.settle;
+}
+
 bool PlannerThread::TakeTerm(const NodeList& nodes) {
-  const bool was_planning = std::exchange(planning_, PlannerOf(nodes) == options_.router);
-  if (!planning_) {
-    if (was_planning) LogInfo("another router plans now");
-    targets_.reset();
-    sent_.clear();
-    return false;
-  }
   uint64_t highest = 0;
   for (const auto& node : nodes) highest = std::max<uint64_t>(highest, node->state().term());
-  if (!was_planning && highest > 0 && Uptime() - started_ < options_.restart_wait) {
-    planning_ = false;
-    return false;
-  }
+  if (!planning_ && highest > 0 && Uptime() - started_ < options_.restart_wait) return false;
   {
     absl::MutexLock lock(&mu_);
     const bool outbid = highest > term_ && Uptime() - term_taken_ >= kTermGap;
-    if (was_planning && !outbid) return true;
+    if (planning_ && !outbid) return true;
     term_ = std::max(highest, term_) + 1;
   }
+  planning_ = true;
+  all_done_ = false;  // every command is said again, with the new term
   term_taken_ = Uptime();
-  if (!was_planning) {
-    changed_at_ = Uptime();
-    first_change_ = Uptime();
-  }
   LogInfo("planning, term %d", term());
   on_term_();
   return true;
 }
 
-void PlannerThread::PlanIfDue(const NodeList& experts) {
-  if (!changed_at_) return;
-  const bool quiet = Uptime() - *changed_at_ >= options_.settle;
-  if (!quiet && Uptime() - *first_change_ < 10 * options_.settle) return;
+void PlannerThread::Plan(const NodeList& experts) {
   changed_at_.reset();
   first_change_.reset();
   StatusOr<Targets> targets = PlanTargets(MakeInput(experts));

@@ -50,9 +50,11 @@ class PlannerThread {
 
   void Run();
   void Step();
-  // True if this router plans now; takes a term above all others when it begins to, or sees a higher one.
+  // The membership has changed, and been quiet since.
+  bool PlanIsDue() const;
+  // Takes a term above all that nodes announce, when this router begins to plan or sees a higher one. False: it must not plan yet.
   bool TakeTerm(const NodeList& nodes);
-  void PlanIfDue(const NodeList& experts);
+  void Plan(const NodeList& experts);
   // Sends what each node is to do, where that has changed or has not been done for a while.
   void Command(const NodeList& experts);
   void MaybeSend(const pb::NodeInfo& to, bool done, const pb::ExpertCommand& command);
@@ -65,7 +67,7 @@ class PlannerThread {
   const absl::Duration started_;
 
   // The planner's thread only.
-  bool planning_ = false;
+  bool planning_ = false;                      // a term has been taken
   absl::Duration term_taken_ = -absl::InfiniteDuration();
   std::string members_;                        // of the view last seen
   std::optional<absl::Duration> changed_at_;   // members changed and there is no plan for them yet
