@@ -28,7 +28,8 @@ ResolveContext MakeResolveContext(const ServedModel& model, const ModelLimits& l
 }  // namespace
 
 struct FrontDoor::State {
-  State(const ServedModel* model, const AttentionDirectory* directory, const FrontDoorOptions& options)
+  State(const ServedModel* model, const AttentionDirectory* directory,
+        const FrontDoorOptions& options)
       : limits(LimitsOf(*model, options.context_length)),
         sessions(model->tokenizer.get(), directory, options, &scheduler),
         context{.model = model,
@@ -47,7 +48,8 @@ struct FrontDoor::State {
   ThreadScheduler scheduler;  // stops first: what it still runs uses the rest
 };
 
-FrontDoor::FrontDoor(const ServedModel* model, const AttentionDirectory* directory, FrontDoorOptions options)
+FrontDoor::FrontDoor(const ServedModel* model, const AttentionDirectory* directory,
+                     FrontDoorOptions options)
     : state_(std::make_unique<State>(model, directory, options)) {}
 
 FrontDoor::~FrontDoor() { EndAll(); }
@@ -61,6 +63,8 @@ void FrontDoor::StopAdmitting() { state_->sessions.StopAdmitting(); }
 int FrontDoor::num_running() const { return state_->sessions.num_running(); }
 
 int FrontDoor::num_queued() const { return state_->sessions.num_queued(); }
+
+FrontDoorStats FrontDoor::stats() const { return state_->sessions.stats(); }
 
 void FrontDoor::EndAll() {
   state_->sessions.StopAdmitting();

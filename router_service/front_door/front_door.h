@@ -1,10 +1,11 @@
-// The public API: validation, tokenizing, admission, choice of attention node, replay after failures, text of streams.
+// The public API: validation, tokenizing, admission, choice of attention node, replay after
+// failures, text of streams.
 #pragma once
 
 #include <grpcpp/impl/service_type.h>
 
 #include <cstdint>
-#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,8 +25,10 @@ struct FrontDoorOptions {
   int max_queued_requests = 1024;
   // No attention node for this long: UNAVAILABLE.
   absl::Duration coverage_timeout = absl::Seconds(60);
-  // No token for this long from a node that runs the sequence: replay elsewhere.
+  // No token for this long from a node that runs the sequence: replay elsewhere. Until a run's
+  // first token, longer by this much for each token that it has to compute before.
   absl::Duration progress_timeout = absl::Seconds(90);
+  absl::Duration prefill_allowance = absl::Milliseconds(200);
   int max_lost_nodes = 3;  // attention nodes lost since the last new token: INTERNAL
   int64_t context_length = 0;
 };
@@ -34,16 +37,30 @@ struct FrontDoorOptions {
 struct ServedModel {
   const model::Checkpoint* checkpoint = nullptr;
   model::NumericProfile profile;
-  std::unique_ptr<text::Tokenizer> tokenizer;          // null: FAILED_PRECONDITION naming tokenizer.json
-  std::unique_ptr<text::ChatTemplate> chat_template;   // null: `messages` is refused so
-  std::string chat_template_error;                     // why it is null, if it failed to parse
+  std::unique_ptr<text::Tokenizer> tokenizer;  // null: FAILED_PRECONDITION naming tokenizer.json
+  std::unique_ptr<text::ChatTemplate> chat_template;  // null: `messages` is refused so
+  std::string chat_template_error;                    // why it is null, if it failed to parse
 };
-StatusOr<ServedModel> LoadServedModel(const model::Checkpoint* checkpoint, const model::NumericProfile& profile);
+StatusOr<ServedModel> LoadServedModel(const model::Checkpoint* checkpoint,
+                                      const model::NumericProfile& profile);
+
+// What has happened since the start, for metrics.
+struct FrontDoorStats {
+  std::map<absl::StatusCode, uint64_t> requests;  // ended or refused, by their status
+  uint64_t prompt_tokens = 0;                     // of requests that had an answer, as are the rest
+  uint64_t cached_prompt_tokens = 0;
+  uint64_t generated_tokens = 0;  // without those resumed from
+  uint64_t replays = 0;           // runs begun beyond the first of each request
+  uint64_t first_tokens = 0;
+  double queue_s = 0;  // sums over requests
+  double ttft_s = 0;   // over first_tokens
+};
 
 // Thread-safe. Owns the gRPC services InferenceService and ModelService.
 class FrontDoor {
  public:
-  FrontDoor(const ServedModel* model, const AttentionDirectory* directory, FrontDoorOptions options);
+  FrontDoor(const ServedModel* model, const AttentionDirectory* directory,
+            FrontDoorOptions options);
   // REQUIRES: the server of its services has stopped.
   ~FrontDoor();
   std::vector<grpc::Service*> services();
@@ -54,6 +71,7 @@ class FrontDoor {
   void StopAdmitting();
   int num_running() const;
   int num_queued() const;
+  FrontDoorStats stats() const;
   // Ends what still runs with UNAVAILABLE + RetryInfo.
   void EndAll();
 

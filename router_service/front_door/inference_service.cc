@@ -15,16 +15,19 @@ namespace {
 
 namespace pb = atollpb::v1;
 
-// Deltas that wait are put together up to this many tokens: with 20 logprobs each, well under gRPC's usual 4 MiB.
+// Deltas that wait are put together up to this many tokens: with 20 logprobs each, well under
+// gRPC's usual 4 MiB.
 constexpr int kMaxTokensPerDelta = 4096;
 
 absl::Time Deadline(const grpc::CallbackServerContext& call, absl::Time now) {
-  if (call.deadline() == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
+  if (call.deadline() == std::chrono::system_clock::time_point::max())
+    return absl::InfiniteFuture();
   return now + (absl::FromChrono(call.deadline()) - absl::Now());
 }
 
 // Starts the request's session; if it is refused, the sink hears of it and there is none.
-std::shared_ptr<Session> StartSession(const InferenceContext& context, const grpc::CallbackServerContext& call,
+std::shared_ptr<Session> StartSession(const InferenceContext& context,
+                                      const grpc::CallbackServerContext& call,
                                       const pb::GenerateRequest& request, ResponseSink* sink) {
   const absl::Time arrival = context.scheduler->Now();
   std::vector<uint32_t> prompt_ids;
@@ -32,6 +35,7 @@ std::shared_ptr<Session> StartSession(const InferenceContext& context, const grp
   if (error.ok()) error = ValidateRequest(request, context.limits);
   if (error.ok()) error = PromptIds(*context.model, context.limits, request, &prompt_ids);
   if (!error.ok()) {
+    context.sessions->Count(error.status.code(), {});
     sink->Done(error);
     return nullptr;
   }
@@ -39,11 +43,12 @@ std::shared_ptr<Session> StartSession(const InferenceContext& context, const grp
                                  Deadline(call, arrival));
 }
 
-// gRPC deletes a reactor's call after OnDone, which follows Finish: the session is told of nothing after its Done.
+// gRPC deletes a reactor's call after OnDone, which follows Finish: the session is told of nothing
+// after its Done.
 class UnaryCall : public grpc::ServerUnaryReactor, public ResponseSink {
  public:
-  UnaryCall(const InferenceContext& context, grpc::CallbackServerContext* call, const pb::GenerateRequest* request,
-            pb::GenerateResponse* response)
+  UnaryCall(const InferenceContext& context, grpc::CallbackServerContext* call,
+            const pb::GenerateRequest* request, pb::GenerateResponse* response)
       : response_(response), session_(StartSession(context, *call, *request, this)) {}
 
   void Send(pb::GenerateStreamResponse delta) override { AppendDelta(delta, response_); }
@@ -59,14 +64,17 @@ class UnaryCall : public grpc::ServerUnaryReactor, public ResponseSink {
   const std::shared_ptr<Session> session_;
 };
 
-class StreamCall : public grpc::ServerWriteReactor<pb::GenerateStreamResponse>, public ResponseSink {
+class StreamCall : public grpc::ServerWriteReactor<pb::GenerateStreamResponse>,
+                   public ResponseSink {
  public:
-  StreamCall(const InferenceContext& context, grpc::CallbackServerContext* call, const pb::GenerateRequest* request)
+  StreamCall(const InferenceContext& context, grpc::CallbackServerContext* call,
+             const pb::GenerateRequest* request)
       : session_(StartSession(context, *call, *request, this)) {}
 
   void Send(pb::GenerateStreamResponse delta) override {
     absl::MutexLock lock(&mu_);
-    if (!waiting_.empty() && waiting_.back().token_ids_size() + delta.token_ids_size() <= kMaxTokensPerDelta) {
+    if (!waiting_.empty() &&
+        waiting_.back().token_ids_size() + delta.token_ids_size() <= kMaxTokensPerDelta) {
       AppendDelta(delta, &waiting_.back());
     } else {
       waiting_.push_back(std::move(delta));
@@ -101,7 +109,8 @@ class StreamCall : public grpc::ServerWriteReactor<pb::GenerateStreamResponse>, 
   void OnDone() override { delete this; }
 
  private:
-  // Under the lock, for no reaction runs inside StartWrite. Finish is called without it: the call may be deleted at once.
+  // Under the lock, for no reaction runs inside StartWrite. Finish is called without it: the call
+  // may be deleted at once.
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (writing_ || waiting_.empty()) return;
     writing_ = true;
@@ -115,7 +124,7 @@ class StreamCall : public grpc::ServerWriteReactor<pb::GenerateStreamResponse>, 
   bool done_ ABSL_GUARDED_BY(mu_) = false;
   grpc::Status status_;  // set before done_
   std::deque<pb::GenerateStreamResponse> waiting_ ABSL_GUARDED_BY(mu_);
-  pb::GenerateStreamResponse written_;  // gRPC's while `writing_`
+  pb::GenerateStreamResponse written_;      // gRPC's while `writing_`
   const std::shared_ptr<Session> session_;  // the last to be made: it calls back at once
 };
 

@@ -19,13 +19,15 @@ struct InferenceContext {
   Scheduler* scheduler;
 };
 
-// A slow client holds up nobody: what it has not read waits in memory (bounded by its max_tokens), put together into
-// larger deltas. Headers go out with the first delta, so that a client may retry what fails before.
+// A slow client holds up nobody: what it has not read waits in memory (bounded by its max_tokens),
+// put together into larger deltas. Headers go out with the first delta, so that a client may retry
+// what fails before.
 class InferenceService : public atollpb::v1::InferenceService::CallbackService {
  public:
   explicit InferenceService(const InferenceContext* context) : context_(context) {}
 
-  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* call, const atollpb::v1::GenerateRequest* request,
+  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* call,
+                                     const atollpb::v1::GenerateRequest* request,
                                      atollpb::v1::GenerateResponse* response) override;
   grpc::ServerWriteReactor<atollpb::v1::GenerateStreamResponse>* GenerateStream(
       grpc::CallbackServerContext* call, const atollpb::v1::GenerateRequest* request) override;

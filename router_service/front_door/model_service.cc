@@ -29,8 +29,8 @@ pb::GetModelResponse DescribeModel(const ServedModel& model, const ModelLimits& 
   return out;
 }
 
-RequestError Tokenize(const ServedModel& model, const ModelLimits& limits, const pb::TokenizeRequest& request,
-                      pb::TokenizeResponse* response) {
+RequestError Tokenize(const ServedModel& model, const ModelLimits& limits,
+                      const pb::TokenizeRequest& request, pb::TokenizeResponse* response) {
   std::vector<rpc::FieldViolation> violations;
   if (request.has_text()) {
     CheckText("text", request.text(), limits, &violations);
@@ -40,36 +40,43 @@ RequestError Tokenize(const ServedModel& model, const ModelLimits& limits, const
     violations.push_back({"input", "expected text or messages, found neither"});
   }
   if (!violations.empty()) return RequestError::BadFields(std::move(violations));
-  if (const Status status = NeedTokenizer(limits, "Tokenize"); !status.ok()) return RequestError::Of(status);
+  if (const Status status = NeedTokenizer(limits, "Tokenize"); !status.ok())
+    return RequestError::Of(status);
   std::vector<uint32_t> ids;
   if (request.has_text()) {
     ids = model.tokenizer->Encode(request.text(), request.add_special_tokens());
   } else {
-    if (const Status status = NeedChatTemplate(limits); !status.ok()) return RequestError::Of(status);
-    if (RequestError error = RenderMessages(model, "messages", request.messages(), &ids); !error.ok()) return error;
+    if (const Status status = NeedChatTemplate(limits); !status.ok())
+      return RequestError::Of(status);
+    if (RequestError error = RenderMessages(model, "messages", request.messages(), &ids);
+        !error.ok())
+      return error;
   }
   response->mutable_token_ids()->Add(ids.begin(), ids.end());
   return {};
 }
 
-RequestError Detokenize(const ServedModel& model, const ModelLimits& limits, const pb::DetokenizeRequest& request,
-                        pb::DetokenizeResponse* response) {
+RequestError Detokenize(const ServedModel& model, const ModelLimits& limits,
+                        const pb::DetokenizeRequest& request, pb::DetokenizeResponse* response) {
   std::vector<rpc::FieldViolation> violations;
   CheckIds("token_ids", request.token_ids(), limits, &violations);
   if (!violations.empty()) return RequestError::BadFields(std::move(violations));
-  if (const Status status = NeedTokenizer(limits, "Detokenize"); !status.ok()) return RequestError::Of(status);
+  if (const Status status = NeedTokenizer(limits, "Detokenize"); !status.ok())
+    return RequestError::Of(status);
   const std::vector<uint32_t> ids(request.token_ids().begin(), request.token_ids().end());
   response->set_text(model.tokenizer->Decode(ids, request.skip_special_tokens()));
   return {};
 }
 
-grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* call, const pb::GetModelRequest*,
+grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* call,
+                                                 const pb::GetModelRequest*,
                                                  pb::GetModelResponse* response) {
   *response = DescribeModel(*model_, limits_);
   return Answer(call, {});
 }
 
-grpc::ServerUnaryReactor* ModelService::Tokenize(grpc::CallbackServerContext* call, const pb::TokenizeRequest* request,
+grpc::ServerUnaryReactor* ModelService::Tokenize(grpc::CallbackServerContext* call,
+                                                 const pb::TokenizeRequest* request,
                                                  pb::TokenizeResponse* response) {
   return Answer(call, front_door::Tokenize(*model_, limits_, *request, response));
 }

@@ -14,7 +14,8 @@ constexpr int64_t kOverloadSlack = 8;
 int64_t CachedBlocks(const AttentionNode& node, const std::vector<uint64_t>& prefix_hashes) {
   if (node.cached_prefixes == nullptr) return 0;
   int64_t blocks = 0;
-  while (blocks < static_cast<int64_t>(prefix_hashes.size()) && node.cached_prefixes->contains(prefix_hashes[blocks])) {
+  while (blocks < static_cast<int64_t>(prefix_hashes.size()) &&
+         node.cached_prefixes->contains(prefix_hashes[blocks])) {
     ++blocks;
   }
   return blocks;
@@ -55,8 +56,8 @@ absl::Time NodeUse::last_progress(const std::string& node) const {
   return it == nodes_.end() ? absl::InfinitePast() : it->second.last_progress;
 }
 
-const AttentionNode* ChooseNode(const std::vector<AttentionNode>& nodes, const std::vector<uint64_t>& prefix_hashes,
-                                const NodeUse& use) {
+const AttentionNode* ChooseNode(const std::vector<AttentionNode>& nodes,
+                                const std::vector<uint64_t>& prefix_hashes, const NodeUse& use) {
   int64_t least = std::numeric_limits<int64_t>::max();
   for (const AttentionNode& node : nodes) least = std::min(least, Load(node, use));
   const AttentionNode* best = nullptr;

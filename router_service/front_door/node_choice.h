@@ -34,12 +34,15 @@ class NodeUse {
   std::map<std::string, Entry> nodes_ ABSL_GUARDED_BY(mu_);  // those with runs only
 };
 
-// The node with most of the prefix cached, then the least loaded, then the first by name; null if `nodes` is empty.
+// The node with most of the prefix cached, then the least loaded, then the first by name; null if
+// `nodes` is empty.
 //   prefix_hashes  PrefixHashes of the sequence's ids
-//   use            own runs count beside the announced load: announcements come late, and a burst must spread
-// A cached prefix counts only on nodes that are not overloaded (more than twice the load of the least loaded, and 8
-// more): else everything that begins with one common system prompt would end up on one node.
-const AttentionNode* ChooseNode(const std::vector<AttentionNode>& nodes, const std::vector<uint64_t>& prefix_hashes,
-                                const NodeUse& use);
+//   use            own runs count beside the announced load: announcements come late, and a burst
+//   must spread
+// A cached prefix counts only on nodes that are not overloaded (more than twice the load of the
+// least loaded, and 8 more): else everything that begins with one common system prompt would end up
+// on one node.
+const AttentionNode* ChooseNode(const std::vector<AttentionNode>& nodes,
+                                const std::vector<uint64_t>& prefix_hashes, const NodeUse& use);
 
 }  // namespace atl::front_door

@@ -19,7 +19,8 @@ grpc::Status ToGrpc(const RequestError& error) {
 std::string Quoted(std::string_view text) {
   constexpr size_t kMaxBytes = 80;
   const std::string_view head = text.substr(0, kMaxBytes);
-  return absl::StrFormat("'%s%s'", absl::CHexEscape({head.data(), head.size()}), text.size() > kMaxBytes ? "..." : "");
+  return absl::StrFormat("'%s%s'", absl::CHexEscape({head.data(), head.size()}),
+                         text.size() > kMaxBytes ? "..." : "");
 }
 
 }  // namespace atl::front_door

@@ -1,5 +1,5 @@
-// From a valid request to a run with nothing left open: what is absent takes generation_config.json, then the defaults
-// named in inference.proto.
+// From a valid request to a run with nothing left open: what is absent takes
+// generation_config.json, then the defaults named in inference.proto.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ atollpb::v1::ResolvedSampling ResolveSampling(const atollpb::v1::SamplingParams&
                                               const std::function<uint64_t()>& random);
 
 // REQUIRES: ValidateRequest and CheckLength passed.
-ResolvedRequest Resolve(const atollpb::v1::GenerateRequest& request, const std::vector<uint32_t>& prompt_ids,
-                        const ResolveContext& context);
+ResolvedRequest Resolve(const atollpb::v1::GenerateRequest& request,
+                        const std::vector<uint32_t>& prompt_ids, const ResolveContext& context);
 
 }  // namespace atl::front_door

@@ -30,7 +30,9 @@ std::function<void()> TimerQueue::TakeDue(absl::Time now) {
   return fn;
 }
 
-ThreadScheduler::ThreadScheduler() : thread_([this] { Loop(); }) { pthread_setname_np(thread_.native_handle(), "front-door"); }
+ThreadScheduler::ThreadScheduler() : thread_([this] { Loop(); }) {
+  pthread_setname_np(thread_.native_handle(), "front-door");
+}
 
 ThreadScheduler::~ThreadScheduler() {
   {

@@ -14,7 +14,8 @@
 
 namespace atl::front_door {
 
-// Thread-safe. Functions run one after another, on one thread, with no lock held, and must not block for long.
+// Thread-safe. Functions run one after another, on one thread, with no lock held, and must not
+// block for long.
 class Scheduler {
  public:
   using TimerId = uint64_t;  // 0 is never given out
@@ -33,7 +34,9 @@ class TimerQueue {
   Scheduler::TimerId Add(absl::Time when, std::function<void()> fn);
   void Remove(Scheduler::TimerId timer);
   // InfiniteFuture: none.
-  absl::Time next() const { return timers_.empty() ? absl::InfiniteFuture() : timers_.begin()->first.first; }
+  absl::Time next() const {
+    return timers_.empty() ? absl::InfiniteFuture() : timers_.begin()->first.first;
+  }
   // Takes the first one if it is due; null otherwise.
   std::function<void()> TakeDue(absl::Time now);
 
@@ -43,7 +46,8 @@ class TimerQueue {
   Scheduler::TimerId last_ = 0;
 };
 
-// On a thread of its own. Time runs with the steady clock: setting the machine's clock moves no timer.
+// On a thread of its own. Time runs with the steady clock: setting the machine's clock moves no
+// timer.
 class ThreadScheduler : public Scheduler {
  public:
   ThreadScheduler();

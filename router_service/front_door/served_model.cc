@@ -3,7 +3,8 @@
 
 namespace atl::front_door {
 
-StatusOr<ServedModel> LoadServedModel(const model::Checkpoint* checkpoint, const model::NumericProfile& profile) {
+StatusOr<ServedModel> LoadServedModel(const model::Checkpoint* checkpoint,
+                                      const model::NumericProfile& profile) {
   ServedModel served;
   served.checkpoint = checkpoint;
   served.profile = profile;
@@ -15,12 +16,14 @@ StatusOr<ServedModel> LoadServedModel(const model::Checkpoint* checkpoint, const
   if (!tokenizer.ok()) return Annotate(tokenizer.status(), checkpoint->dir());
   served.tokenizer = *std::move(tokenizer);
   if (served.tokenizer->chat_template().empty()) return served;
-  StatusOr<std::unique_ptr<text::ChatTemplate>> chat = text::ChatTemplate::Parse(served.tokenizer->chat_template());
+  StatusOr<std::unique_ptr<text::ChatTemplate>> chat =
+      text::ChatTemplate::Parse(served.tokenizer->chat_template());
   if (chat.ok()) {
     served.chat_template = *std::move(chat);
   } else {
     served.chat_template_error = std::string(chat.status().message());
-    LogWarning("chat_template of %s: %s; `messages` are refused", checkpoint->dir(), served.chat_template_error);
+    LogWarning("chat_template of %s: %s; `messages` are refused", checkpoint->dir(),
+               served.chat_template_error);
   }
   return served;
 }

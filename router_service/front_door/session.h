@@ -1,4 +1,5 @@
-// One request's life: waits for its turn, runs on an attention node, is replayed on another when that one fails.
+// One request's life: waits for its turn, runs on an attention node, is replayed on another when
+// that one fails.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +19,15 @@
 
 namespace atl::front_door {
 
-// Thread-safe. What happens to a session is an event; events are handled one at a time by whichever thread finds none
-// being handled, with no lock held. So callbacks never wait for one another, and a node may answer from inside Start.
-// The sink gets all that is to be told of a request: tokens never twice, whatever nodes are lost meanwhile.
+// Thread-safe. What happens to a session is an event; events are handled one at a time by whichever
+// thread finds none being handled, with no lock held. So callbacks never wait for one another, and
+// a node may answer from inside Start. The sink gets all that is to be told of a request: tokens
+// never twice, whatever nodes are lost meanwhile.
 class Session : public std::enable_shared_from_this<Session> {
  public:
   // By Sessions::Start alone, which then calls Begin.
-  Session(Sessions* sessions, ResolvedRequest request, ResponseSink* sink, absl::Time arrival, absl::Time deadline);
+  Session(Sessions* sessions, ResolvedRequest request, ResponseSink* sink, absl::Time arrival,
+          absl::Time deadline);
   ~Session();
   void Begin();
 
@@ -68,6 +71,7 @@ class Session : public std::enable_shared_from_this<Session> {
   void Finish(atollpb::v1::FinishReason reason);
   void FillFirst(atollpb::v1::GenerateStreamResponse* delta);
   void FillLast(atollpb::v1::FinishReason reason, atollpb::v1::GenerateStreamResponse* delta) const;
+  FrontDoorStats Stats() const;
   int num_new_tokens() const { return request_.start.generated_ids_size() - num_resumed_; }
 
   Sessions* const sessions_;
@@ -92,10 +96,10 @@ class Session : public std::enable_shared_from_this<Session> {
   uint32_t next_run_number_ = 0;
   NodeTroubles troubles_;
   Status last_error_;
-  absl::Time settle_until_ = absl::InfinitePast();     // see Seek
-  absl::Time seek_wake_ = absl::InfiniteFuture();      // when to look for a node again
-  absl::Time outage_since_ = absl::InfiniteFuture();   // no node could be tried since
-  absl::Time stalled_since_;                           // last new token, or its turn
+  absl::Time settle_until_ = absl::InfinitePast();    // see Seek
+  absl::Time seek_wake_ = absl::InfiniteFuture();     // when to look for a node again
+  absl::Time outage_since_ = absl::InfiniteFuture();  // no node could be tried since
+  absl::Time stalled_since_;                          // last new token, or its turn
 
   bool have_first_response_ = false;
   bool have_prompt_logprobs_ = false;

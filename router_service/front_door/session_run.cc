@@ -10,18 +10,23 @@ namespace {
 
 namespace pb = atollpb::v1;
 
-// A process that is killed is noticed twice, by the end of its run and by the directory, within milliseconds but in
-// either order. Where it matters whether a node is dead or only cannot be reached, that much is waited for the directory.
+// A process that is killed is noticed twice, by the end of its run and by the directory, within
+// milliseconds but in either order. Where it matters whether a node is dead or only cannot be
+// reached, that much is waited for the directory.
 constexpr absl::Duration kSettle = absl::Milliseconds(500);
 
 NodeTroubles::Kind KindOf(const Status& status) {
   switch (status.code()) {
-    case absl::StatusCode::kResourceExhausted: return NodeTroubles::Kind::kFull;
+    case absl::StatusCode::kResourceExhausted:
+      return NodeTroubles::Kind::kFull;
     case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kInvalidArgument: return NodeTroubles::Kind::kRefused;
+    case absl::StatusCode::kInvalidArgument:
+      return NodeTroubles::Kind::kRefused;
     case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kCancelled: return NodeTroubles::Kind::kGone;
-    default: return NodeTroubles::Kind::kFailed;
+    case absl::StatusCode::kCancelled:
+      return NodeTroubles::Kind::kGone;
+    default:
+      return NodeTroubles::Kind::kFailed;
   }
 }
 
@@ -36,6 +41,8 @@ void Session::StartRun(const AttentionNode& node) {
   start.set_run_number(next_run_number_++);
   if (have_prompt_logprobs_) start.set_prompt_logprobs(-1);
   run_ = std::make_unique<ActiveRun>(weak_from_this(), start.run_number(), node, now);
+  const int num_ids = start.prompt_ids_size() + start.generated_ids_size();
+  run_->patience = options_.progress_timeout + num_ids * options_.prefill_allowance;
   sessions_->node_use_.Begin(node.name);
   run_->run = node.backend->Start(start, &run_->observer);
 }
@@ -51,7 +58,8 @@ void Session::DropRun() {
 void Session::OnRunDone(uint32_t run_number, const Status& status) {
   if (run_ == nullptr || run_->number != run_number) return;
   if (status.ok()) {
-    return OnRunFailed(NodeTroubles::Kind::kFailed, Internal("expected a finish_reason at the end of the run, found none"));
+    return OnRunFailed(NodeTroubles::Kind::kFailed,
+                       Internal("expected a finish_reason at the end of the run, found none"));
   }
   OnRunFailed(KindOf(status), status);
 }
@@ -59,8 +67,8 @@ void Session::OnRunDone(uint32_t run_number, const Status& status) {
 void Session::OnRunFailed(NodeTroubles::Kind kind, const Status& status) {
   const AttentionNode node = run_->node;
   last_error_ = Annotate(status, "attention node " + node.name);
-  LogWarning("request %s, run %d: %s: %s", request_.request_id, run_->number, absl::StatusCodeToString(status.code()),
-             std::string(last_error_.message()));
+  LogWarning("request %s, run %d: %s: %s", request_.request_id, run_->number,
+             absl::StatusCodeToString(status.code()), std::string(last_error_.message()));
   DropRun();
   const absl::Time now = scheduler_->Now();
   settle_until_ = now + kSettle;
@@ -74,10 +82,12 @@ void Session::OnRunResponse(uint32_t run_number, pb::RunResponse* response) {
     return OnRunFailed(NodeTroubles::Kind::kFailed, status);
   }
   run_->last_progress = scheduler_->Now();
+  run_->patience = options_.progress_timeout;
   sessions_->node_use_.Progress(run_->node.name, run_->last_progress);
   TakeFirstResponse(response);
   if (TakeTokens(response)) return Finish(pb::FINISH_REASON_STOP);
-  if (response->finish_reason() != pb::FINISH_REASON_UNSPECIFIED) return Finish(response->finish_reason());
+  if (response->finish_reason() != pb::FINISH_REASON_UNSPECIFIED)
+    return Finish(response->finish_reason());
   SendReady();
 }
 
@@ -95,7 +105,8 @@ Status Session::CheckResponse(const pb::RunResponse& response) const {
   const int prompt_logprobs =
       start.prompt_logprobs() >= 0 && !have_prompt_logprobs_ ? start.prompt_ids_size() - 1 : 0;
   if (response.prompt_logprobs_size() != prompt_logprobs) {
-    return Internal("expected %d prompt_logprobs, found %d", prompt_logprobs, response.prompt_logprobs_size());
+    return Internal("expected %d prompt_logprobs, found %d", prompt_logprobs,
+                    response.prompt_logprobs_size());
   }
   return absl::OkStatus();
 }
@@ -130,7 +141,8 @@ bool Session::TakeTokens(pb::RunResponse* response) {
 pb::FinishReason Session::EndedByResume() {
   const pb::RunStart& start = request_.start;
   if (num_resumed_ == 0) return pb::FINISH_REASON_UNSPECIFIED;
-  if (text_.Resume({start.generated_ids().data(), static_cast<size_t>(num_resumed_)})) return pb::FINISH_REASON_STOP;
+  if (text_.Resume({start.generated_ids().data(), static_cast<size_t>(num_resumed_)}))
+    return pb::FINISH_REASON_STOP;
   const auto& ends = start.stop_token_ids();  // ascending
   for (const uint32_t id : start.generated_ids()) {
     if (std::binary_search(ends.begin(), ends.end(), id)) return pb::FINISH_REASON_STOP;
@@ -156,6 +168,20 @@ void Session::Finish(pb::FinishReason reason) {
   FillLast(reason, &delta);
   sink_->Send(std::move(delta));
   DoEnd({});
+}
+
+FrontDoorStats Session::Stats() const {
+  FrontDoorStats stats;
+  if (next_run_number_ > 0) stats.replays = next_run_number_ - 1;
+  if (!have_first_response_) return stats;
+  stats.prompt_tokens = request_.start.prompt_ids_size();
+  stats.cached_prompt_tokens = cached_prompt_tokens_;
+  stats.generated_tokens = num_new_tokens();
+  stats.queue_s = absl::ToDoubleSeconds(queued_);
+  if (num_new_tokens() == 0) return stats;
+  stats.first_tokens = 1;
+  stats.ttft_s = absl::ToDoubleSeconds(first_token_at_ - arrival_);
+  return stats;
 }
 
 void Session::FillFirst(pb::GenerateStreamResponse* delta) {

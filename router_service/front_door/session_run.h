@@ -8,7 +8,8 @@
 
 namespace atl::front_door {
 
-// Hands what a run says to its session, with the run's number: what a run says after the session has left it is dropped.
+// Hands what a run says to its session, with the run's number: what a run says after the session
+// has left it is dropped.
 class Session::Observer : public attention::RunObserver {
  public:
   Observer(std::weak_ptr<Session> session, uint32_t run_number)
@@ -18,13 +19,16 @@ class Session::Observer : public attention::RunObserver {
     const auto session = session_.lock();
     if (session == nullptr) return;
     auto shared = std::make_shared<atollpb::v1::RunResponse>(std::move(response));
-    session->Enqueue([s = session.get(), number = run_number_, shared] { s->OnRunResponse(number, shared.get()); });
+    session->Enqueue([s = session.get(), number = run_number_, shared] {
+      s->OnRunResponse(number, shared.get());
+    });
   }
 
   void OnDone(const Status& status) override {
     const auto session = session_.lock();
     if (session == nullptr) return;
-    session->Enqueue([s = session.get(), number = run_number_, status] { s->OnRunDone(number, status); });
+    session->Enqueue(
+        [s = session.get(), number = run_number_, status] { s->OnRunDone(number, status); });
   }
 
  private:
@@ -34,11 +38,15 @@ class Session::Observer : public attention::RunObserver {
 
 struct Session::ActiveRun {
   ActiveRun(std::weak_ptr<Session> session, uint32_t run_number, AttentionNode at, absl::Time now)
-      : number(run_number), node(std::move(at)), last_progress(now), observer(std::move(session), run_number) {}
+      : number(run_number),
+        node(std::move(at)),
+        last_progress(now),
+        observer(std::move(session), run_number) {}
 
   const uint32_t number;
   const AttentionNode node;
   absl::Time last_progress;  // its last answer, or its start
+  absl::Duration patience;   // for the next one
   Observer observer;
   std::unique_ptr<attention::Run> run;  // goes first: the observer must outlive it
 };

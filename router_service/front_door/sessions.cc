@@ -8,7 +8,8 @@ namespace atl::front_door {
 
 RequestError QueueFull(int max_queued) {
   return RequestError::RetryLater(
-      ResourceExhausted("the router's queue is full: expected fewer than %d waiting requests", max_queued),
+      ResourceExhausted("the router's queue is full: expected fewer than %d waiting requests",
+                        max_queued),
       kQueueFullRetry);
 }
 
@@ -28,8 +29,8 @@ RequestError Sessions::CheckAdmission() const {
   return QueueFull(options_.max_queued_requests);
 }
 
-std::shared_ptr<Session> Sessions::Start(ResolvedRequest request, ResponseSink* sink, absl::Time arrival,
-                                         absl::Time deadline) {
+std::shared_ptr<Session> Sessions::Start(ResolvedRequest request, ResponseSink* sink,
+                                         absl::Time arrival, absl::Time deadline) {
   auto session = std::make_shared<Session>(this, std::move(request), sink, arrival, deadline);
   session->Begin();
   return session;
@@ -78,8 +79,17 @@ std::vector<std::shared_ptr<Session>> Sessions::All() const {
 }
 
 void Sessions::OnDirectoryChanged() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (look_posted_) return;
+    look_posted_ = true;
+  }
   // Not on the caller's thread: sessions ask the directory, which may be holding its lock.
   scheduler_->Post([this] {
+    {
+      absl::MutexLock lock(&mu_);
+      look_posted_ = false;
+    }
     for (const auto& session : All()) session->LookAgain();
   });
 }
@@ -98,6 +108,23 @@ void Sessions::EndAll() {
 int Sessions::num_running() const {
   absl::MutexLock lock(&mu_);
   return static_cast<int>(running_.size());
+}
+
+void Sessions::Count(absl::StatusCode code, const FrontDoorStats& ended) {
+  absl::MutexLock lock(&mu_);
+  ++stats_.requests[code];
+  stats_.prompt_tokens += ended.prompt_tokens;
+  stats_.cached_prompt_tokens += ended.cached_prompt_tokens;
+  stats_.generated_tokens += ended.generated_tokens;
+  stats_.replays += ended.replays;
+  stats_.first_tokens += ended.first_tokens;
+  stats_.queue_s += ended.queue_s;
+  stats_.ttft_s += ended.ttft_s;
+}
+
+FrontDoorStats Sessions::stats() const {
+  absl::MutexLock lock(&mu_);
+  return stats_;
 }
 
 int Sessions::num_queued() const {

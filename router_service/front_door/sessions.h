@@ -31,7 +31,8 @@ class ResponseSink {
   virtual void Done(const RequestError& error) = 0;
 };
 
-// When to come back: a place in a full queue frees within seconds; a node or a router is back within one or two.
+// When to come back: a place in a full queue frees within seconds; a node or a router is back
+// within one or two.
 inline constexpr absl::Duration kQueueFullRetry = absl::Seconds(2);
 inline constexpr absl::Duration kUnavailableRetry = absl::Seconds(1);
 
@@ -39,21 +40,27 @@ inline constexpr absl::Duration kUnavailableRetry = absl::Seconds(1);
 class Sessions {
  public:
   // tokenizer may be null. All must outlive the sessions.
-  Sessions(const text::Tokenizer* tokenizer, const AttentionDirectory* directory, const FrontDoorOptions& options,
-           Scheduler* scheduler);
+  Sessions(const text::Tokenizer* tokenizer, const AttentionDirectory* directory,
+           const FrontDoorOptions& options, Scheduler* scheduler);
 
-  // RESOURCE_EXHAUSTED or UNAVAILABLE if a request would be refused now: asked before time is spent on its text.
+  // RESOURCE_EXHAUSTED or UNAVAILABLE if a request would be refused now: asked before time is spent
+  // on its text.
   RequestError CheckAdmission() const;
 
   // Runs a request; `sink` must live until its Done.
   //   arrival, deadline  by the scheduler's clock; InfiniteFuture: none
-  std::shared_ptr<Session> Start(ResolvedRequest request, ResponseSink* sink, absl::Time arrival, absl::Time deadline);
+  std::shared_ptr<Session> Start(ResolvedRequest request, ResponseSink* sink, absl::Time arrival,
+                                 absl::Time deadline);
 
   void OnDirectoryChanged();
   void StopAdmitting();
   void EndAll();
   int num_running() const;
   int num_queued() const;
+
+  // One request has ended with this status; `ended` says what it did (its `requests` stay empty).
+  void Count(absl::StatusCode code, const FrontDoorStats& ended);
+  FrontDoorStats stats() const;
 
  private:
   friend class Session;
@@ -71,9 +78,12 @@ class Sessions {
   mutable absl::Mutex mu_;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
   std::unordered_map<Session*, std::shared_ptr<Session>> running_ ABSL_GUARDED_BY(mu_);
-  std::map<uint64_t, std::shared_ptr<Session>> queue_ ABSL_GUARDED_BY(mu_);  // by ticket: first come, first served
+  std::map<uint64_t, std::shared_ptr<Session>> queue_
+      ABSL_GUARDED_BY(mu_);  // by ticket: first come, first served
   std::unordered_map<Session*, uint64_t> tickets_ ABSL_GUARDED_BY(mu_);
   uint64_t last_ticket_ ABSL_GUARDED_BY(mu_) = 0;
+  bool look_posted_ ABSL_GUARDED_BY(mu_) = false;  // a change of the directory waits to be told
+  FrontDoorStats stats_ ABSL_GUARDED_BY(mu_);
 };
 
 // What a request is refused with.

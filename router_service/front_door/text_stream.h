@@ -15,24 +15,26 @@
 
 namespace atl::front_door {
 
-// Tokens are let go in groups: a group ends at a token after which no character is unfinished and no text is withheld as
-// the possible beginning of a stop string; its text is exactly its tokens' text. So a stream that breaks between two
-// deltas can be resumed from the tokens received, and no text comes twice or is lost.
-// Without a tokenizer there is no text, and each token is a group. Thread-compatible.
+// Tokens are let go in groups: a group ends at a token after which no character is unfinished and
+// no text is withheld as the possible beginning of a stop string; its text is exactly its tokens'
+// text. So a stream that breaks between two deltas can be resumed from the tokens received, and no
+// text comes twice or is lost. Without a tokenizer there is no text, and each token is a group.
+// Thread-compatible.
 class TextStream {
  public:
   // tokenizer: null, or outlives this.
   TextStream(const text::Tokenizer* tokenizer, const std::vector<std::string>& stop);
 
-  // Tokens that the client already has, before any Push. Their text counts as had as far as its characters are complete;
-  // the bytes of an unfinished one go into the next delta. True if they complete a stop string.
+  // Tokens that the client already has, before any Push. Their text counts as had as far as its
+  // characters are complete; the bytes of an unfinished one go into the next delta. True if they
+  // complete a stop string.
   bool Resume(std::span<const uint32_t> ids);
 
   // One token. True if it completes a stop string: it is the last.
   bool Push(uint32_t id, std::optional<atollpb::v1::TokenLogprob> logprob);
 
-  // Generation has ended: nothing is withheld any more. True if by a stop string; what was left may complete one (that
-  // holds U+FFFD, which the bytes of an unfinished character become).
+  // Generation has ended: nothing is withheld any more. True if by a stop string; what was left may
+  // complete one (that holds U+FFFD, which the bytes of an unfinished character become).
   bool Finish();
 
   // Appends what can be let go to text, token_ids and logprobs of `out`; false if that is nothing.

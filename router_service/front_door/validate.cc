@@ -20,11 +20,13 @@ struct Range {
   const char* words;
 };
 
-void CheckNumber(const char* field, bool present, float value, const Range& range, Violations* violations) {
+void CheckNumber(const char* field, bool present, float value, const Range& range,
+                 Violations* violations) {
   if (!present) return;
   const bool above = range.low_excluded ? value > range.low : value >= range.low;
   if (std::isfinite(value) && above && value <= range.high) return;
-  violations->push_back({field, absl::StrFormat("expected %s, found %s", range.words, Number(value))});
+  violations->push_back(
+      {field, absl::StrFormat("expected %s, found %s", range.words, Number(value))});
 }
 
 void CheckSampling(const pb::SamplingParams& s, const ModelLimits& limits, Violations* violations) {
@@ -32,16 +34,19 @@ void CheckSampling(const pb::SamplingParams& s, const ModelLimits& limits, Viola
   CheckNumber("sampling.temperature", s.has_temperature(), s.temperature(),
               {.low = 0, .high = kMax, .words = "a finite number >= 0"}, violations);
   CheckNumber("sampling.top_p", s.has_top_p(), s.top_p(),
-              {.low = 0, .high = 1, .low_excluded = true, .words = "a number in (0, 1]"}, violations);
-  CheckNumber("sampling.min_p", s.has_min_p(), s.min_p(), {.low = 0, .high = 1, .words = "a number in [0, 1]"},
+              {.low = 0, .high = 1, .low_excluded = true, .words = "a number in (0, 1]"},
               violations);
+  CheckNumber("sampling.min_p", s.has_min_p(), s.min_p(),
+              {.low = 0, .high = 1, .words = "a number in [0, 1]"}, violations);
   CheckNumber("sampling.repetition_penalty", s.has_repetition_penalty(), s.repetition_penalty(),
-              {.low = 0, .high = kMax, .low_excluded = true, .words = "a finite number > 0"}, violations);
+              {.low = 0, .high = kMax, .low_excluded = true, .words = "a finite number > 0"},
+              violations);
   CheckNumber("sampling.presence_penalty", s.has_presence_penalty(), s.presence_penalty(),
               {.low = -2, .high = 2, .words = "a number in [-2, 2]"}, violations);
   CheckNumber("sampling.frequency_penalty", s.has_frequency_penalty(), s.frequency_penalty(),
               {.low = -2, .high = 2, .words = "a number in [-2, 2]"}, violations);
-  // A map's order is not the sender's: the lowest bad id is named, so that the answer is the same each time.
+  // A map's order is not the sender's: the lowest bad id is named, so that the answer is the same
+  // each time.
   std::optional<uint32_t> bad;
   for (const auto& [id, bias] : s.logit_bias()) {
     if (static_cast<int64_t>(id) < limits.vocab_size && std::isfinite(bias)) continue;
@@ -50,22 +55,25 @@ void CheckSampling(const pb::SamplingParams& s, const ModelLimits& limits, Viola
   if (!bad.has_value()) return;
   const std::string field = absl::StrFormat("sampling.logit_bias[%d]", *bad);
   if (static_cast<int64_t>(*bad) >= limits.vocab_size) {
-    violations->push_back({field, absl::StrFormat("expected an id below the vocabulary's size %d, found %d",
-                                                  limits.vocab_size, *bad)});
+    violations->push_back(
+        {field, absl::StrFormat("expected an id below the vocabulary's size %d, found %d",
+                                limits.vocab_size, *bad)});
   } else {
-    violations->push_back({field, "expected a finite number, found " + Number(s.logit_bias().at(*bad))});
+    violations->push_back(
+        {field, "expected a finite number, found " + Number(s.logit_bias().at(*bad))});
   }
 }
 
 void CheckLogprobs(const char* field, bool present, uint32_t value, Violations* violations) {
   if (!present || value <= kMaxLogprobs) return;
-  violations->push_back({field, absl::StrFormat("expected 0 to %d, found %d", kMaxLogprobs, value)});
+  violations->push_back(
+      {field, absl::StrFormat("expected 0 to %d, found %d", kMaxLogprobs, value)});
 }
 
 void CheckStop(const pb::GenerateRequest& request, Violations* violations) {
   if (request.stop_size() > kMaxStopStrings) {
-    violations->push_back({"stop", absl::StrFormat("expected at most %d strings, found %d", kMaxStopStrings,
-                                                   request.stop_size())});
+    violations->push_back({"stop", absl::StrFormat("expected at most %d strings, found %d",
+                                                   kMaxStopStrings, request.stop_size())});
     return;
   }
   for (int i = 0; i < request.stop_size(); ++i) {
@@ -74,8 +82,8 @@ void CheckStop(const pb::GenerateRequest& request, Violations* violations) {
     if (stop.empty()) {
       violations->push_back({field, "expected some text, found an empty string"});
     } else if (stop.size() > kMaxStopBytes) {
-      violations->push_back(
-          {field, absl::StrFormat("expected at most %d bytes, found %d", kMaxStopBytes, stop.size())});
+      violations->push_back({field, absl::StrFormat("expected at most %d bytes, found %d",
+                                                    kMaxStopBytes, stop.size())});
     } else if (!text::IsWellFormed(stop)) {
       violations->push_back({field, "expected UTF-8, found " + Quoted(stop)});
     }
@@ -84,8 +92,8 @@ void CheckStop(const pb::GenerateRequest& request, Violations* violations) {
 
 void CheckRequestId(const std::string& id, Violations* violations) {
   if (id.size() > kMaxRequestIdBytes) {
-    violations->push_back({"request_id", absl::StrFormat("expected at most %d bytes, found %d", kMaxRequestIdBytes,
-                                                         id.size())});
+    violations->push_back({"request_id", absl::StrFormat("expected at most %d bytes, found %d",
+                                                         kMaxRequestIdBytes, id.size())});
     return;
   }
   for (const char c : id) {
@@ -95,10 +103,12 @@ void CheckRequestId(const std::string& id, Violations* violations) {
   }
 }
 
-void CheckPrompt(const pb::GenerateRequest& request, const ModelLimits& limits, Violations* violations) {
+void CheckPrompt(const pb::GenerateRequest& request, const ModelLimits& limits,
+                 Violations* violations) {
   switch (request.prompt_case()) {
     case pb::GenerateRequest::kText:
-      if (request.text().empty()) violations->push_back({"text", "expected some text, found an empty prompt"});
+      if (request.text().empty())
+        violations->push_back({"text", "expected some text, found an empty prompt"});
       CheckText("text", request.text(), limits, violations);
       return;
     case pb::GenerateRequest::kTokenIds:
@@ -111,7 +121,8 @@ void CheckPrompt(const pb::GenerateRequest& request, const ModelLimits& limits, 
       CheckMessages("messages", request.messages(), limits, violations);
       return;
     case pb::GenerateRequest::PROMPT_NOT_SET:
-      violations->push_back({"prompt", "expected text, token_ids or messages, found an empty prompt"});
+      violations->push_back(
+          {"prompt", "expected text, token_ids or messages, found an empty prompt"});
   }
 }
 
@@ -122,34 +133,36 @@ RequestError CheckPreconditions(const pb::GenerateRequest& request, const ModelL
   if (status.ok() && request.has_messages()) status = NeedChatTemplate(limits);
   if (status.ok() && request.stop_size() > 0) status = NeedTokenizer(limits, "stop");
   if (status.ok() && request.has_bias_version() && request.bias_version() != kBiasVersion) {
-    status = FailedPrecondition("bias_version: expected %d, the only version held here, found %d", kBiasVersion,
-                                request.bias_version());
+    status = FailedPrecondition("bias_version: expected %d, the only version held here, found %d",
+                                kBiasVersion, request.bias_version());
   }
   return RequestError::Of(status);
 }
 
 }  // namespace
 
-void CheckText(const std::string& field, std::string_view text, const ModelLimits& limits, Violations* violations) {
+void CheckText(const std::string& field, std::string_view text, const ModelLimits& limits,
+               Violations* violations) {
   if (limits.max_prompt_bytes > 0 && static_cast<int64_t>(text.size()) > limits.max_prompt_bytes) {
     violations->push_back(
-        {field, absl::StrFormat("expected at most %d bytes, more than which cannot fit the context of %d tokens, found %d",
+        {field, absl::StrFormat("expected at most %d bytes, more than which cannot fit the context "
+                                "of %d tokens, found %d",
                                 limits.max_prompt_bytes, limits.context_length, text.size())});
   } else if (!text::IsWellFormed(text)) {
     violations->push_back({field, "expected UTF-8, found " + Quoted(text)});
   }
 }
 
-void CheckMessages(const std::string& field, const pb::Messages& messages, const ModelLimits& limits,
-                   Violations* violations) {
+void CheckMessages(const std::string& field, const pb::Messages& messages,
+                   const ModelLimits& limits, Violations* violations) {
   const std::string list = field + ".messages";
   if (messages.messages().empty()) {
     violations->push_back({list, "expected at least one message, found an empty prompt"});
     return;
   }
   if (messages.messages().size() > static_cast<int>(kMaxMessages)) {
-    violations->push_back(
-        {list, absl::StrFormat("expected at most %d messages, found %d", kMaxMessages, messages.messages().size())});
+    violations->push_back({list, absl::StrFormat("expected at most %d messages, found %d",
+                                                 kMaxMessages, messages.messages().size())});
     return;
   }
   for (int i = 0; i < messages.messages().size(); ++i) {
@@ -168,22 +181,25 @@ void CheckMessages(const std::string& field, const pb::Messages& messages, const
 
 Status NeedTokenizer(const ModelLimits& limits, const std::string& what) {
   if (limits.has_tokenizer) return absl::OkStatus();
-  return FailedPrecondition("%s: the checkpoint %s has no tokenizer.json; only token_ids can be served", what,
-                            limits.name);
+  return FailedPrecondition(
+      "%s: the checkpoint %s has no tokenizer.json; only token_ids can be served", what,
+      limits.name);
 }
 
 Status NeedChatTemplate(const ModelLimits& limits) {
   if (limits.has_chat_template) return absl::OkStatus();
   if (limits.chat_template_error.empty()) {
-    return FailedPrecondition("messages: tokenizer_config.json of the checkpoint %s has no chat_template", limits.name);
+    return FailedPrecondition(
+        "messages: tokenizer_config.json of the checkpoint %s has no chat_template", limits.name);
   }
-  return FailedPrecondition("messages: the chat_template of the checkpoint %s cannot be used: %s", limits.name,
-                            limits.chat_template_error);
+  return FailedPrecondition("messages: the chat_template of the checkpoint %s cannot be used: %s",
+                            limits.name, limits.chat_template_error);
 }
 
 RequestError ValidateRequest(const pb::GenerateRequest& request, const ModelLimits& limits) {
   if (!request.model().empty() && request.model() != limits.name) {
-    return RequestError::Of(NotFound("model: expected '%s', found %s", limits.name, Quoted(request.model())));
+    return RequestError::Of(
+        NotFound("model: expected '%s', found %s", limits.name, Quoted(request.model())));
   }
   Violations violations;
   CheckPrompt(request, limits, &violations);
@@ -191,7 +207,8 @@ RequestError ValidateRequest(const pb::GenerateRequest& request, const ModelLimi
   CheckStop(request, &violations);
   CheckIds("stop_token_ids", request.stop_token_ids(), limits, &violations);
   CheckLogprobs("logprobs", request.has_logprobs(), request.logprobs(), &violations);
-  CheckLogprobs("prompt_logprobs", request.has_prompt_logprobs(), request.prompt_logprobs(), &violations);
+  CheckLogprobs("prompt_logprobs", request.has_prompt_logprobs(), request.prompt_logprobs(),
+                &violations);
   CheckRequestId(request.request_id(), &violations);
   CheckIds("resume_from.ids", request.resume_from().ids(), limits, &violations);
   if (!violations.empty()) return RequestError::BadFields(std::move(violations));
@@ -200,15 +217,19 @@ RequestError ValidateRequest(const pb::GenerateRequest& request, const ModelLimi
 
 RequestError CheckLength(const std::string& field, int64_t prompt_tokens, int64_t resumed_tokens,
                          const ModelLimits& limits) {
-  if (prompt_tokens == 0) return RequestError::BadField(field, "expected at least one token, found an empty prompt");
+  if (prompt_tokens == 0)
+    return RequestError::BadField(field, "expected at least one token, found an empty prompt");
   if (prompt_tokens > limits.context_length) {
-    return RequestError::BadField(field, absl::StrFormat("expected at most the context of %d tokens, found %d",
-                                                         limits.context_length, prompt_tokens));
+    return RequestError::BadField(
+        field, absl::StrFormat("expected at most the context of %d tokens, found %d",
+                               limits.context_length, prompt_tokens));
   }
   if (prompt_tokens + resumed_tokens > limits.context_length) {
     return RequestError::BadField(
-        "resume_from.ids", absl::StrFormat("expected prompt and resumed tokens within the context of %d, found %d + %d",
-                                           limits.context_length, prompt_tokens, resumed_tokens));
+        "resume_from.ids",
+        absl::StrFormat(
+            "expected prompt and resumed tokens within the context of %d, found %d + %d",
+            limits.context_length, prompt_tokens, resumed_tokens));
   }
   return {};
 }

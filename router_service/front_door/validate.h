@@ -32,23 +32,26 @@ struct ModelLimits {
   std::string chat_template_error;  // why there is none; empty: the checkpoint has none
 };
 
-// NOT_FOUND (another model), INVALID_ARGUMENT (every bad field; one violation a field, of a list its first bad item),
-// FAILED_PRECONDITION (what the checkpoint cannot do; a bias version that nobody holds), in this order.
-RequestError ValidateRequest(const atollpb::v1::GenerateRequest& request, const ModelLimits& limits);
+// NOT_FOUND (another model), INVALID_ARGUMENT (every bad field; one violation a field, of a list
+// its first bad item), FAILED_PRECONDITION (what the checkpoint cannot do; a bias version that
+// nobody holds), in this order.
+RequestError ValidateRequest(const atollpb::v1::GenerateRequest& request,
+                             const ModelLimits& limits);
 
 // Parts of it that other calls share: violations are appended with `field` in front.
 void CheckText(const std::string& field, std::string_view text, const ModelLimits& limits,
                std::vector<rpc::FieldViolation>* violations);
-void CheckMessages(const std::string& field, const atollpb::v1::Messages& messages, const ModelLimits& limits,
-                   std::vector<rpc::FieldViolation>* violations);
+void CheckMessages(const std::string& field, const atollpb::v1::Messages& messages,
+                   const ModelLimits& limits, std::vector<rpc::FieldViolation>* violations);
 template <typename Ids>
 void CheckIds(const std::string& field, const Ids& ids, const ModelLimits& limits,
               std::vector<rpc::FieldViolation>* violations) {
   for (int i = 0; i < static_cast<int>(ids.size()); ++i) {
     if (static_cast<int64_t>(ids[i]) < limits.vocab_size) continue;
-    violations->push_back({absl::StrFormat("%s[%d]", field, i),
-                           absl::StrFormat("expected an id below the vocabulary's size %d, found %d",
-                                           limits.vocab_size, static_cast<int64_t>(ids[i]))});
+    violations->push_back(
+        {absl::StrFormat("%s[%d]", field, i),
+         absl::StrFormat("expected an id below the vocabulary's size %d, found %d",
+                         limits.vocab_size, static_cast<int64_t>(ids[i]))});
     return;
   }
 }
@@ -57,7 +60,8 @@ void CheckIds(const std::string& field, const Ids& ids, const ModelLimits& limit
 Status NeedTokenizer(const ModelLimits& limits, const std::string& what);
 Status NeedChatTemplate(const ModelLimits& limits);
 
-// After tokenizing: the prompt is not empty, and prompt and resumed tokens fit the context. `field` is the prompt's.
+// After tokenizing: the prompt is not empty, and prompt and resumed tokens fit the context. `field`
+// is the prompt's.
 RequestError CheckLength(const std::string& field, int64_t prompt_tokens, int64_t resumed_tokens,
                          const ModelLimits& limits);
 

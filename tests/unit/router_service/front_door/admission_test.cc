@@ -95,6 +95,30 @@ TEST_F(AdmissionTest, EndAllEndsTheQueueToo) {
   EXPECT_EQ(a_->num_runs(), 2);  // none of the queued was begun
 }
 
+TEST_F(AdmissionTest, StatsAddUp) {
+  ResolvedRequest resumed = Request();
+  resumed.start.mutable_generated_ids()->Add(script_.begin(), script_.begin() + 2);
+  Start(resumed, &sinks_[0]);
+  const auto gone = Start(Request(), &sinks_[1]);
+  scheduler_.Advance(absl::Seconds(2));
+  atollpb::v1::RunResponse first = a_->Runs()[0]->Next(1);
+  first.set_cached_prompt_tokens(1);
+  a_->Runs()[0]->Say(first);
+  a_->Runs()[0]->End(Internal("once"));
+  scheduler_.Advance(absl::Seconds(1));
+  a_->last()->EmitRest();
+  gone->Cancel();
+  const FrontDoorStats stats = sessions().stats();
+  EXPECT_EQ(stats.requests.at(StatusCode::kOk), 1);
+  EXPECT_EQ(stats.requests.at(StatusCode::kCancelled), 1);
+  EXPECT_EQ(stats.prompt_tokens, 3);
+  EXPECT_EQ(stats.cached_prompt_tokens, 1);
+  EXPECT_EQ(stats.generated_tokens, script_.size() - 2);
+  EXPECT_EQ(stats.replays, 1);
+  EXPECT_EQ(stats.first_tokens, 1);
+  EXPECT_DOUBLE_EQ(stats.ttft_s, 2);
+}
+
 TEST_F(AdmissionTest, ALongQueueThatFailsDrainsWithoutRecursion) {
   options_.max_concurrent_requests = 1;
   options_.max_queued_requests = 20000;

@@ -23,7 +23,9 @@ namespace atl::front_door {
 class FakeScheduler : public Scheduler {
  public:
   absl::Time Now() const override { return now_; }
-  TimerId At(absl::Time when, std::function<void()> fn) override { return timers_.Add(when, std::move(fn)); }
+  TimerId At(absl::Time when, std::function<void()> fn) override {
+    return timers_.Add(when, std::move(fn));
+  }
   void Cancel(TimerId timer) override { timers_.Remove(timer); }
 
   void RunDue() {
@@ -66,7 +68,8 @@ struct FakeRun {
       logprob->set_logprob(-0.25f * static_cast<float>(id % 16));
     }
     if (emitted == n && start.prompt_logprobs() >= 0) {
-      for (int i = 1; i < start.prompt_ids_size(); ++i) response.add_prompt_logprobs()->set_id(start.prompt_ids(i));
+      for (int i = 1; i < start.prompt_ids_size(); ++i)
+        response.add_prompt_logprobs()->set_id(start.prompt_ids(i));
     }
     return response;
   }
@@ -76,7 +79,8 @@ struct FakeRun {
     const int want = std::min<int>(script.size(), start.max_tokens());
     atollpb::v1::RunResponse response = Next(want - start.generated_ids_size() - emitted);
     const bool all = want < static_cast<int>(start.max_tokens());
-    response.set_finish_reason(all ? atollpb::v1::FINISH_REASON_STOP : atollpb::v1::FINISH_REASON_LENGTH);
+    response.set_finish_reason(all ? atollpb::v1::FINISH_REASON_STOP
+                                   : atollpb::v1::FINISH_REASON_LENGTH);
     Say(std::move(response));
     End(absl::OkStatus());
   }

@@ -57,10 +57,10 @@ TEST_F(InferenceServiceTest, ThePromptIsTokenizedAndDefaultsComeFromTheCheckpoin
     return Ids(prompt_ids.begin(), prompt_ids.end());
   };
   EXPECT_EQ(prompt(0), served_.tokenizer->Encode("What is cached?", true));
-  EXPECT_EQ(prompt(0)[0], 0);                                            // add_bos_token
-  EXPECT_EQ(prompt(1), (Ids{0, 2046, 320, 292, 590, 33, 2047}));         // models/demo/expected.json
+  EXPECT_EQ(prompt(0)[0], 0);                                     // add_bos_token
+  EXPECT_EQ(prompt(1), (Ids{0, 2046, 320, 292, 590, 33, 2047}));  // models/demo/expected.json
   EXPECT_EQ(prompt(2), Ids{5});
-  EXPECT_EQ(node_->last()->start.sampling().temperature(), 0);           // "do_sample": false
+  EXPECT_EQ(node_->last()->start.sampling().temperature(), 0);  // "do_sample": false
   EXPECT_EQ(node_->last()->start.stop_token_ids(0), 1);
   EXPECT_EQ(node_->last()->start.revision(), checkpoint_->revision());
   EXPECT_NE(answer.request_id(), "");
@@ -95,7 +95,8 @@ TEST_F(InferenceServiceTest, APromptLongerThanTheContextIsRefusedWithBothNumbers
   google::rpc::BadRequest detail;
   ASSERT_TRUE(GetDetail(Generate(request, &answer), &detail));
   EXPECT_EQ(detail.field_violations(0).field(), "token_ids.ids");
-  EXPECT_EQ(detail.field_violations(0).description(), "expected at most the context of 10 tokens, found 11");
+  EXPECT_EQ(detail.field_violations(0).description(),
+            "expected at most the context of 10 tokens, found 11");
 }
 
 TEST_F(InferenceServiceTest, AFullQueueCarriesRetryInfo) {
@@ -162,10 +163,13 @@ TEST_F(InferenceServiceTest, ClientsThatHangUpLeaveNothingBehind) {
     contexts.push_back(std::make_unique<grpc::ClientContext>());
     readers.push_back(inference_->GenerateStream(contexts.back().get(), Request()));
   }
-  ASSERT_TRUE(Eventually([&] { return front_door_->num_running() + front_door_->num_queued() == kClients; }));
+  ASSERT_TRUE(Eventually(
+      [&] { return front_door_->num_running() + front_door_->num_queued() == kClients; }));
   for (const auto& context : contexts) context->TryCancel();
-  for (const auto& reader : readers) EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
-  ASSERT_TRUE(Eventually([&] { return front_door_->num_running() + front_door_->num_queued() == 0; }));
+  for (const auto& reader : readers)
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  ASSERT_TRUE(
+      Eventually([&] { return front_door_->num_running() + front_door_->num_queued() == 0; }));
   for (const auto& run : node_->Runs()) EXPECT_TRUE(run->cancelled);
   // And the next one is served.
   AnswerAtOnce();
@@ -189,7 +193,8 @@ TEST_F(InferenceServiceTest, ASlowClientHoldsUpNobodyAndGetsEverything) {
   request.set_logprobs(20);
   grpc::ClientContext context;
   const auto slow = inference_->GenerateStream(&context, request);
-  ASSERT_TRUE(Eventually([&] { return node_->num_runs() == 1 && front_door_->num_running() == 0; }));
+  ASSERT_TRUE(
+      Eventually([&] { return node_->num_runs() == 1 && front_door_->num_running() == 0; }));
   pb::GenerateResponse answer;
   EXPECT_TRUE(Generate(request, &answer).ok());  // meanwhile
   pb::GenerateResponse sum;

@@ -11,7 +11,8 @@ namespace pb = atollpb::v1;
 class ModelServiceTest : public ServiceFixture {
  protected:
   template <typename Request, typename Response>
-  grpc::Status Call(grpc::Status (pb::ModelService::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+  grpc::Status Call(grpc::Status (pb::ModelService::Stub::*method)(grpc::ClientContext*,
+                                                                   const Request&, Response*),
                     const Request& request, Response* response) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
@@ -26,7 +27,8 @@ class ModelServiceTest : public ServiceFixture {
   std::string BadField(const grpc::Status& status) {
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
     google::rpc::BadRequest detail;
-    if (!GetDetail(status, &detail) || detail.field_violations_size() != 1) return "not one violation";
+    if (!GetDetail(status, &detail) || detail.field_violations_size() != 1)
+      return "not one violation";
     return detail.field_violations(0).field();
   }
 };
@@ -91,7 +93,8 @@ TEST_F(ModelServiceTest, Detokenizes) {
   ASSERT_TRUE(Call(&pb::ModelService::Stub::Detokenize, request, &response).ok());
   EXPECT_EQ(response.text(), "What is MLA?");
   request.add_token_ids(2048);
-  EXPECT_EQ(BadField(Call(&pb::ModelService::Stub::Detokenize, request, &response)), "token_ids[6]");
+  EXPECT_EQ(BadField(Call(&pb::ModelService::Stub::Detokenize, request, &response)),
+            "token_ids[6]");
 }
 
 TEST_F(ModelServiceTest, WithoutATokenizerOnlyTheModelIsTold) {

@@ -16,7 +16,8 @@ std::vector<uint32_t> Prompt(size_t n) {
 AttentionNode Node(const std::string& name, uint32_t running, size_t cached_blocks = 0) {
   AttentionNode node{.name = name, .running_sequences = running};
   const std::vector<uint64_t> hashes = attention::PrefixHashes(Prompt(64 * cached_blocks), 0);
-  node.cached_prefixes = std::make_shared<std::unordered_set<uint64_t>>(hashes.begin(), hashes.end());
+  node.cached_prefixes =
+      std::make_shared<std::unordered_set<uint64_t>>(hashes.begin(), hashes.end());
   return node;
 }
 
@@ -42,7 +43,8 @@ TEST(NodeChoiceTest, WaitingSequencesAreLoad) {
 TEST(NodeChoiceTest, OnlyTheUnbrokenBeginningOfThePrefixCounts) {
   AttentionNode hole = Node("b", 0);
   const std::vector<uint64_t> hashes = attention::PrefixHashes(Prompt(192), 0);
-  hole.cached_prefixes = std::make_shared<std::unordered_set<uint64_t>>(hashes.begin() + 1, hashes.end());
+  hole.cached_prefixes =
+      std::make_shared<std::unordered_set<uint64_t>>(hashes.begin() + 1, hashes.end());
   EXPECT_EQ(Choice({Node("a", 0), hole}), "a");
 }
 

@@ -38,15 +38,21 @@ TEST(ResolveTest, DefaultsOfTheContract) {
   EXPECT_EQ(out.start.run_number(), 0);
   EXPECT_EQ(out.start.revision(), "rev");
   EXPECT_EQ(out.start.numerics_id(), "bf16/1/cpu");
-  EXPECT_EQ(std::vector<uint32_t>(out.start.prompt_ids().begin(), out.start.prompt_ids().end()), kPrompt);
-  EXPECT_EQ(std::vector<uint32_t>(out.start.stop_token_ids().begin(), out.start.stop_token_ids().end()),
-            (std::vector<uint32_t>{1, 5}));
+  EXPECT_EQ(std::vector<uint32_t>(out.start.prompt_ids().begin(), out.start.prompt_ids().end()),
+            kPrompt);
+  EXPECT_EQ(
+      std::vector<uint32_t>(out.start.stop_token_ids().begin(), out.start.stop_token_ids().end()),
+      (std::vector<uint32_t>{1, 5}));
 }
 
 TEST(ResolveTest, GenerationConfigStandsBetweenRequestAndDefault) {
   ResolveContext context = Context();
-  context.generation_config = {
-      .do_sample = true, .temperature = 0.6f, .top_p = 0.95f, .top_k = 40u, .min_p = 0.1f, .repetition_penalty = 1.2f};
+  context.generation_config = {.do_sample = true,
+                               .temperature = 0.6f,
+                               .top_p = 0.95f,
+                               .top_k = 40u,
+                               .min_p = 0.1f,
+                               .repetition_penalty = 1.2f};
   pb::GenerateRequest request;
   request.mutable_sampling()->set_top_p(0.5);
   request.mutable_sampling()->set_top_k(0);
@@ -69,7 +75,8 @@ TEST(ResolveTest, DoSampleFalseIsTemperatureZeroUnlessAskedFor) {
 
 TEST(ResolveTest, ASeedIsKeptOrChosen) {
   const ResolveContext context = Context();
-  EXPECT_NE(Resolve({}, kPrompt, context).start.sampling().seed(), Resolve({}, kPrompt, context).start.sampling().seed());
+  EXPECT_NE(Resolve({}, kPrompt, context).start.sampling().seed(),
+            Resolve({}, kPrompt, context).start.sampling().seed());
   pb::GenerateRequest request;
   request.mutable_sampling()->set_seed(0);
   EXPECT_EQ(Resolve(request, kPrompt, context).start.sampling().seed(), 0);
@@ -90,7 +97,8 @@ TEST(ResolveTest, RequestIdsAreKeptOrMadeAndRunsAreToldApart) {
 
 TEST(ResolveTest, MaxTokensEndsWithTheContext) {
   pb::GenerateRequest request;
-  for (const auto& [asked, given] : {std::pair{0u, 0u}, {5u, 5u}, {97u, 97u}, {98u, 97u}, {4000000000u, 97u}}) {
+  for (const auto& [asked, given] :
+       {std::pair{0u, 0u}, {5u, 5u}, {97u, 97u}, {98u, 97u}, {4000000000u, 97u}}) {
     request.set_max_tokens(asked);
     EXPECT_EQ(Resolve(request, kPrompt, Context()).start.max_tokens(), given);
   }

@@ -37,7 +37,8 @@ TEST(ThreadSchedulerTest, RunsWhatIsDueAndWhatIsMadeMeanwhile) {
   ThreadScheduler scheduler;
   absl::Notification done;
   const auto never = scheduler.At(scheduler.Now() + absl::Hours(1), [] { FAIL(); });
-  scheduler.At(scheduler.Now() + absl::Milliseconds(5), [&] { scheduler.Post([&] { done.Notify(); }); });
+  scheduler.At(scheduler.Now() + absl::Milliseconds(5),
+               [&] { scheduler.Post([&] { done.Notify(); }); });
   EXPECT_TRUE(done.WaitForNotificationWithTimeout(absl::Seconds(30)));
   scheduler.Cancel(never);
 }

@@ -1,4 +1,5 @@
-// A front door over the demo checkpoint on a real gRPC server, with a fake attention node behind it.
+// A front door over the demo checkpoint on a real gRPC server, with a fake attention node behind
+// it.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -42,7 +43,8 @@ class ServiceFixture : public ::testing::Test {
     auto served = LoadServedModel(checkpoint_.get(), *model::FindProfile("bf16"));
     ASSERT_TRUE(served.ok()) << served.status();
     served_ = *std::move(served);
-    script_ = served_.tokenizer->Encode("Only that latent and a short rotary key are cached.", false);
+    script_ =
+        served_.tokenizer->Encode("Only that latent and a short rotary key are cached.", false);
     node_ = std::make_shared<FakeBackend>(script_);
     directory_.Add("a", node_);
   }
@@ -52,7 +54,8 @@ class ServiceFixture : public ::testing::Test {
     auto server = rpc::Server::Start({}, "router", front_door_->services());
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
-    const auto channel = grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());
+    const auto channel =
+        grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());
     inference_ = atollpb::v1::InferenceService::NewStub(channel);
     models_ = atollpb::v1::ModelService::NewStub(channel);
   }
@@ -76,7 +79,8 @@ class ServiceFixture : public ::testing::Test {
     return request;
   }
 
-  grpc::Status Generate(const atollpb::v1::GenerateRequest& request, atollpb::v1::GenerateResponse* response) {
+  grpc::Status Generate(const atollpb::v1::GenerateRequest& request,
+                        atollpb::v1::GenerateResponse* response) {
     grpc::ClientContext context;
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
     return inference_->Generate(&context, request, response);

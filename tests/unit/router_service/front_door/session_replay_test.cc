@@ -1,6 +1,5 @@
 // A request's life on nodes that fail: replay, fencing, waiting, giving up.
 #include "router_service/front_door/session.h"
-
 #include "tests/unit/router_service/front_door/session_fixture.h"
 
 namespace atl::front_door {
@@ -39,7 +38,8 @@ TEST_F(SessionReplayTest, AKilledNodeAfterAnyTokenLosesAndRepeatsNothing) {
   }
 }
 
-class ReplayedStatusTest : public SessionReplayTest, public ::testing::WithParamInterface<StatusCode> {};
+class ReplayedStatusTest : public SessionReplayTest,
+                           public ::testing::WithParamInterface<StatusCode> {};
 
 TEST_P(ReplayedStatusTest, RunsOnAnotherNode) {
   FakeSink sink;
@@ -52,9 +52,11 @@ TEST_P(ReplayedStatusTest, RunsOnAnotherNode) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Codes, ReplayedStatusTest,
-                         ::testing::Values(StatusCode::kUnavailable, StatusCode::kInternal, StatusCode::kUnknown,
-                                           StatusCode::kDataLoss, StatusCode::kCancelled, StatusCode::kAborted,
-                                           StatusCode::kResourceExhausted, StatusCode::kFailedPrecondition),
+                         ::testing::Values(StatusCode::kUnavailable, StatusCode::kInternal,
+                                           StatusCode::kUnknown, StatusCode::kDataLoss,
+                                           StatusCode::kCancelled, StatusCode::kAborted,
+                                           StatusCode::kResourceExhausted,
+                                           StatusCode::kFailedPrecondition),
                          [](const auto& info) { return absl::StatusCodeToString(info.param); });
 
 TEST_F(SessionReplayTest, AnEndWithoutAFinishReasonIsAFailure) {
@@ -105,11 +107,25 @@ TEST_F(SessionReplayTest, ANodeWithoutProgressIsLeftAndItsLateTokensAreDropped) 
   scheduler_.Advance(options_.progress_timeout - absl::Seconds(1));
   EXPECT_EQ(b_->num_runs(), 0);
   attention::RunObserver* fenced = stalled->observer;
-  b_->on_start = [&](FakeRun*) { fenced->OnResponse(stalled->Next(1)); };  // late, before its Run is destroyed
+  b_->on_start = [&](FakeRun*) {
+    fenced->OnResponse(stalled->Next(1));
+  };  // late, before its Run is destroyed
   scheduler_.Advance(absl::Seconds(1));
   ASSERT_EQ(b_->num_runs(), 1);
   EXPECT_TRUE(stalled->cancelled);
   EXPECT_EQ(sink.Ids().size(), 2);
+  b_->last()->EmitRest();
+  ExpectWholeAnswer(sink);
+}
+
+TEST_F(SessionReplayTest, ALongPromptHasLongerForItsFirstToken) {
+  FakeSink sink;
+  Start(TestRequest(Ids(1000, 400), script_.size()), &sink);  // 200 s more
+  scheduler_.Advance(options_.progress_timeout + absl::Seconds(199));
+  EXPECT_EQ(b_->num_runs(), 0);
+  a_->last()->Emit(1);
+  scheduler_.Advance(options_.progress_timeout);  // after it, no longer than others
+  ASSERT_EQ(b_->num_runs(), 1);
   b_->last()->EmitRest();
   ExpectWholeAnswer(sink);
 }
@@ -329,7 +345,8 @@ TEST_F(SessionReplayTest, PromptLogprobsComeOnceThroughAReplay) {
     b_->last()->EmitRest();
     ExpectWholeAnswer(sink);
     EXPECT_EQ(sink.deltas[0].prompt_logprobs_size(), 2);
-    for (size_t i = 1; i < sink.deltas.size(); ++i) EXPECT_EQ(sink.deltas[i].prompt_logprobs_size(), 0);
+    for (size_t i = 1; i < sink.deltas.size(); ++i)
+      EXPECT_EQ(sink.deltas[i].prompt_logprobs_size(), 0);
   }
 }
 

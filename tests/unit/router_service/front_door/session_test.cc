@@ -65,7 +65,8 @@ TEST_F(SessionTest, AStopStringCancelsTheRunAndDropsWhatFollows) {
   request.stop = {" rotary"};
   Start(request, &sink);
   const auto run = a_->Runs()[0];
-  run->Say(run->Next(script_.size() - 1));  // in one response: tokens after the stop string are in it
+  run->Say(
+      run->Next(script_.size() - 1));  // in one response: tokens after the stop string are in it
   ASSERT_TRUE(sink.done());
   EXPECT_TRUE(run->cancelled);
   const pb::GenerateResponse sum = sink.Sum();
@@ -160,7 +161,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(EndedCase{"StopId", {320, 1}, {}, 10, pb::FINISH_REASON_STOP},
                       EndedCase{"StopString", {320, 48, 49}, {"NO"}, 10, pb::FINISH_REASON_STOP},
                       EndedCase{"MaxTokens", {320, 292}, {}, 2, pb::FINISH_REASON_LENGTH},
-                      EndedCase{"StopIdAsLastOfMaxTokens", {320, 1}, {}, 2, pb::FINISH_REASON_STOP}),
+                      EndedCase{
+                          "StopIdAsLastOfMaxTokens", {320, 1}, {}, 2, pb::FINISH_REASON_STOP}),
     [](const auto& info) { return info.param.name; });
 
 TEST_F(SessionTest, TheDeadlineEndsARunAfterItsTokensWereStreamed) {

@@ -43,14 +43,20 @@ Ids ByteIds(const std::string& bytes) {
   return out;
 }
 
-// Bytes at the end that begin a character and do not complete it. By the table of well-formed UTF-8 (Unicode, 3-7).
+// Bytes at the end that begin a character and do not complete it. By the table of well-formed UTF-8
+// (Unicode, 3-7).
 size_t UnfinishedBytes(const std::string& bytes) {
   for (size_t n = 1; n <= 3 && n <= bytes.size(); ++n) {
-    const auto at = [&](size_t i) { return static_cast<unsigned char>(bytes[bytes.size() - n + i]); };
+    const auto at = [&](size_t i) {
+      return static_cast<unsigned char>(bytes[bytes.size() - n + i]);
+    };
     const unsigned lead = at(0);
     if (lead < 0x80) return 0;
     if (lead < 0xC0) continue;
-    const size_t length = lead >= 0xC2 && lead < 0xE0 ? 2 : lead >= 0xE0 && lead < 0xF0 ? 3 : lead >= 0xF0 && lead < 0xF5 ? 4 : 0;
+    const size_t length = lead >= 0xC2 && lead < 0xE0   ? 2
+                          : lead >= 0xE0 && lead < 0xF0 ? 3
+                          : lead >= 0xF0 && lead < 0xF5 ? 4
+                                                        : 0;
     if (n >= length) return 0;
     if (n >= 2) {
       const unsigned second = at(1);
@@ -67,7 +73,9 @@ size_t UnfinishedBytes(const std::string& bytes) {
 // Text of all characters of `ids` that are complete.
 std::string CompleteText(const Ids& ids) {
   const std::string whole = DemoTokenizer().Decode(ids, /*skip_special_tokens=*/true);
-  return UnfinishedBytes(Bytes(ids)) == 0 ? whole : whole.substr(0, whole.size() - 3);  // less the U+FFFD at its end
+  return UnfinishedBytes(Bytes(ids)) == 0
+             ? whole
+             : whole.substr(0, whole.size() - 3);  // less the U+FFFD at its end
 }
 
 struct Answer {
@@ -80,7 +88,8 @@ struct Answer {
 Answer Expected(const Ids& ids, const std::vector<std::string>& stops) {
   for (size_t n = 1; n <= ids.size(); ++n) {
     const Ids head(ids.begin(), ids.begin() + n);
-    const std::string text = n == ids.size() ? DemoTokenizer().Decode(head, true) : CompleteText(head);
+    const std::string text =
+        n == ids.size() ? DemoTokenizer().Decode(head, true) : CompleteText(head);
     size_t cut = std::string::npos;
     for (const std::string& stop : stops) cut = std::min(cut, text.find(stop));
     if (cut != std::string::npos) return {text.substr(0, cut), head, true};
@@ -127,9 +136,11 @@ void CheckStream(const Ids& ids, const std::vector<std::string>& stops) {
   ASSERT_EQ(streamed.stopped, expected.stopped);
   for (const auto& delta : streamed.deltas) {
     ASSERT_EQ(delta.logprobs_size(), delta.token_ids_size());
-    for (int i = 0; i < delta.logprobs_size(); ++i) ASSERT_EQ(delta.logprobs(i).id(), delta.token_ids(i));
+    for (int i = 0; i < delta.logprobs_size(); ++i)
+      ASSERT_EQ(delta.logprobs(i).id(), delta.token_ids(i));
   }
-  // Between deltas the client has exactly the text of its tokens, and a stream resumed there goes on exactly so.
+  // Between deltas the client has exactly the text of its tokens, and a stream resumed there goes
+  // on exactly so.
   for (size_t c = 0; c + 1 < streamed.cuts.size(); ++c) {
     const auto& [text, num_tokens] = streamed.cuts[c];
     const Ids had(ids.begin(), ids.begin() + num_tokens);
@@ -149,7 +160,8 @@ void CheckStream(const Ids& ids, const std::vector<std::string>& stops) {
     }
     const std::string had = CompleteText(Ids(ids.begin(), ids.begin() + k));
     // What was had may reach into the stop string; then nothing is added.
-    ASSERT_EQ(had.size() > expected.text.size() ? expected.text : had + rest.text, expected.text) << "cut after " << k;
+    ASSERT_EQ(had.size() > expected.text.size() ? expected.text : had + rest.text, expected.text)
+        << "cut after " << k;
     ASSERT_EQ(Ids(expected.ids.begin() + k, expected.ids.end()), rest.ids);
   }
 }
@@ -258,13 +270,17 @@ TEST(TextStreamTest, EveryCutOfATextWithManyKindsOfCharacters) {
 
 TEST(TextStreamTest, RandomTokensAndStopStrings) {
   std::mt19937 random(20240607);
-  const Ids halves = ByteIds("\xE4\xB8\xAD\xF0\x9F\x98\x80\xC3\xA9\xFF\xC0" "ab");
+  const Ids halves = ByteIds(
+      "\xE4\xB8\xAD\xF0\x9F\x98\x80\xC3\xA9\xFF\xC0"
+      "ab");
   for (int round = 0; round < 300; ++round) {
     SCOPED_TRACE(round);
     Ids ids;
     for (int i = 0; i < 24; ++i) {
       const uint32_t kind = random() % 8;
-      ids.push_back(kind < 5 ? halves[random() % halves.size()] : kind == 5 ? random() % 3 : random() % 2048);
+      ids.push_back(kind < 5    ? halves[random() % halves.size()]
+                    : kind == 5 ? random() % 3
+                                : random() % 2048);
     }
     std::vector<std::string> stops;
     const std::string text = DemoTokenizer().Decode(ids, true);

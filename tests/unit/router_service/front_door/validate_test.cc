@@ -46,7 +46,8 @@ TEST_P(BadFieldTest, IsNamedWithWhatWasExpectedAndFound) {
   ASSERT_EQ(error.violations.size(), 1);
   EXPECT_EQ(error.violations[0].field, GetParam().field);
   EXPECT_NE(error.violations[0].description.find("expected "), std::string::npos);
-  EXPECT_NE(error.violations[0].description.find(absl::StrFormat("found %s", GetParam().found)), std::string::npos)
+  EXPECT_NE(error.violations[0].description.find(absl::StrFormat("found %s", GetParam().found)),
+            std::string::npos)
       << error.violations[0].description;
 }
 
@@ -58,7 +59,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"None", "prompt", "an empty prompt", [](R* r) { r->clear_prompt(); }},
         BadField{"EmptyText", "text", "an empty prompt", [](R* r) { r->set_text(""); }},
         BadField{"NoIds", "token_ids.ids", "an empty prompt", [](R* r) { r->mutable_token_ids(); }},
-        BadField{"NoMessages", "messages.messages", "an empty prompt", [](R* r) { r->mutable_messages(); }},
+        BadField{"NoMessages", "messages.messages", "an empty prompt",
+                 [](R* r) { r->mutable_messages(); }},
         BadField{"LongText", "text", "5001", [](R* r) { r->set_text(std::string(5001, 'a')); }},
         BadField{"TextNotUtf8", "text", "'a\\xff'", [](R* r) { r->set_text("a\xff"); }},
         BadField{"IdAtVocab", "token_ids.ids[1]", "2048",
@@ -82,65 +84,72 @@ INSTANTIATE_TEST_SUITE_P(
                  }},
         BadField{"TooManyMessages", "messages.messages", "4097",
                  [](R* r) {
-                   for (int i = 0; i < 4097; ++i) r->mutable_messages()->add_messages()->set_role("user");
+                   for (int i = 0; i < 4097; ++i)
+                     r->mutable_messages()->add_messages()->set_role("user");
                  }},
-        BadField{"ResumedId", "resume_from.ids[0]", "2048", [](R* r) { r->mutable_resume_from()->add_ids(2048); }}),
+        BadField{"ResumedId", "resume_from.ids[0]", "2048",
+                 [](R* r) { r->mutable_resume_from()->add_ids(2048); }}),
     [](const auto& info) { return info.param.name; });
 
-#define NUMBER(name, field, value, found) \
-  BadField { #name, "sampling." #field, found, [](R* r) { r->mutable_sampling()->set_##field(value); } }
+#define NUMBER(name, field, value, found)                                                     \
+  BadField {                                                                                  \
+    #name, "sampling." #field, found, [](R* r) { r->mutable_sampling()->set_##field(value); } \
+  }
 
 INSTANTIATE_TEST_SUITE_P(
     Sampling, BadFieldTest,
-    ::testing::Values(NUMBER(TemperatureNan, temperature, kNan, "nan"),
-                      NUMBER(TemperatureInf, temperature, kInf, "inf"),
-                      NUMBER(TemperatureNegative, temperature, -0.1f, "-0.1"),
-                      NUMBER(TopPZero, top_p, 0.0f, "0"), NUMBER(TopPAboveOne, top_p, 1.5f, "1.5"),
-                      NUMBER(TopPNan, top_p, kNan, "nan"), NUMBER(TopPNegative, top_p, -1.0f, "-1"),
-                      NUMBER(MinPNegative, min_p, -0.5f, "-0.5"), NUMBER(MinPAboveOne, min_p, 1.5f, "1.5"),
-                      NUMBER(MinPNan, min_p, kNan, "nan"),
-                      NUMBER(RepetitionZero, repetition_penalty, 0.0f, "0"),
-                      NUMBER(RepetitionNegative, repetition_penalty, -1.0f, "-1"),
-                      NUMBER(RepetitionNan, repetition_penalty, kNan, "nan"),
-                      NUMBER(RepetitionInf, repetition_penalty, kInf, "inf"),
-                      NUMBER(PresenceLow, presence_penalty, -2.5f, "-2.5"),
-                      NUMBER(PresenceHigh, presence_penalty, 2.5f, "2.5"),
-                      NUMBER(PresenceNan, presence_penalty, kNan, "nan"),
-                      NUMBER(FrequencyLow, frequency_penalty, -2.5f, "-2.5"),
-                      NUMBER(FrequencyHigh, frequency_penalty, 2.5f, "2.5"),
-                      NUMBER(FrequencyNan, frequency_penalty, kNan, "nan"),
-                      BadField{"BiasId", "sampling.logit_bias[2048]", "2048",
-                               [](R* r) {
-                                 (*r->mutable_sampling()->mutable_logit_bias())[9000] = 1;
-                                 (*r->mutable_sampling()->mutable_logit_bias())[2048] = 1;
-                               }},
-                      BadField{"BiasNan", "sampling.logit_bias[7]", "nan",
-                               [](R* r) { (*r->mutable_sampling()->mutable_logit_bias())[7] = kNan; }},
-                      BadField{"BiasInf", "sampling.logit_bias[7]", "-inf",
-                               [](R* r) { (*r->mutable_sampling()->mutable_logit_bias())[7] = -kInf; }}),
+    ::testing::Values(
+        NUMBER(TemperatureNan, temperature, kNan, "nan"),
+        NUMBER(TemperatureInf, temperature, kInf, "inf"),
+        NUMBER(TemperatureNegative, temperature, -0.1f, "-0.1"), NUMBER(TopPZero, top_p, 0.0f, "0"),
+        NUMBER(TopPAboveOne, top_p, 1.5f, "1.5"), NUMBER(TopPNan, top_p, kNan, "nan"),
+        NUMBER(TopPNegative, top_p, -1.0f, "-1"), NUMBER(MinPNegative, min_p, -0.5f, "-0.5"),
+        NUMBER(MinPAboveOne, min_p, 1.5f, "1.5"), NUMBER(MinPNan, min_p, kNan, "nan"),
+        NUMBER(RepetitionZero, repetition_penalty, 0.0f, "0"),
+        NUMBER(RepetitionNegative, repetition_penalty, -1.0f, "-1"),
+        NUMBER(RepetitionNan, repetition_penalty, kNan, "nan"),
+        NUMBER(RepetitionInf, repetition_penalty, kInf, "inf"),
+        NUMBER(PresenceLow, presence_penalty, -2.5f, "-2.5"),
+        NUMBER(PresenceHigh, presence_penalty, 2.5f, "2.5"),
+        NUMBER(PresenceNan, presence_penalty, kNan, "nan"),
+        NUMBER(FrequencyLow, frequency_penalty, -2.5f, "-2.5"),
+        NUMBER(FrequencyHigh, frequency_penalty, 2.5f, "2.5"),
+        NUMBER(FrequencyNan, frequency_penalty, kNan, "nan"),
+        BadField{"BiasId", "sampling.logit_bias[2048]", "2048",
+                 [](R* r) {
+                   (*r->mutable_sampling()->mutable_logit_bias())[9000] = 1;
+                   (*r->mutable_sampling()->mutable_logit_bias())[2048] = 1;
+                 }},
+        BadField{"BiasNan", "sampling.logit_bias[7]", "nan",
+                 [](R* r) { (*r->mutable_sampling()->mutable_logit_bias())[7] = kNan; }},
+        BadField{"BiasInf", "sampling.logit_bias[7]", "-inf",
+                 [](R* r) { (*r->mutable_sampling()->mutable_logit_bias())[7] = -kInf; }}),
     [](const auto& info) { return info.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(
     Rest, BadFieldTest,
-    ::testing::Values(BadField{"EmptyStop", "stop[1]", "an empty string",
-                               [](R* r) {
-                                 r->add_stop(std::string(1, 'x'));
-                                 r->add_stop(std::string());
-                               }},
-                      BadField{"LongStop", "stop[0]", "1025", [](R* r) { r->add_stop(std::string(1025, 'a')); }},
-                      BadField{"StopNotUtf8", "stop[0]", "'\\xc3'", [](R* r) { r->add_stop("\xc3"); }},
-                      BadField{"ManyStops", "stop", "17",
-                               [](R* r) {
-                                 for (int i = 0; i < 17; ++i) r->add_stop(std::string(1, 'x'));
-                               }},
-                      BadField{"StopId", "stop_token_ids[0]", "2048", [](R* r) { r->add_stop_token_ids(2048); }},
-                      BadField{"Logprobs", "logprobs", "21", [](R* r) { r->set_logprobs(21); }},
-                      BadField{"PromptLogprobs", "prompt_logprobs", "21", [](R* r) { r->set_prompt_logprobs(21); }},
-                      BadField{"LongRequestId", "request_id", "129",
-                               [](R* r) { r->set_request_id(std::string(129, 'a')); }},
-                      BadField{"RequestIdControl", "request_id", "'a\\n'", [](R* r) { r->set_request_id("a\n"); }},
-                      BadField{"RequestIdNotAscii", "request_id", "'\\xc3\\xa9'",
-                               [](R* r) { r->set_request_id("é"); }}),
+    ::testing::Values(
+        BadField{"EmptyStop", "stop[1]", "an empty string",
+                 [](R* r) {
+                   r->add_stop(std::string(1, 'x'));
+                   r->add_stop(std::string());
+                 }},
+        BadField{"LongStop", "stop[0]", "1025", [](R* r) { r->add_stop(std::string(1025, 'a')); }},
+        BadField{"StopNotUtf8", "stop[0]", "'\\xc3'", [](R* r) { r->add_stop("\xc3"); }},
+        BadField{"ManyStops", "stop", "17",
+                 [](R* r) {
+                   for (int i = 0; i < 17; ++i) r->add_stop(std::string(1, 'x'));
+                 }},
+        BadField{"StopId", "stop_token_ids[0]", "2048", [](R* r) { r->add_stop_token_ids(2048); }},
+        BadField{"Logprobs", "logprobs", "21", [](R* r) { r->set_logprobs(21); }},
+        BadField{"PromptLogprobs", "prompt_logprobs", "21",
+                 [](R* r) { r->set_prompt_logprobs(21); }},
+        BadField{"LongRequestId", "request_id", "129",
+                 [](R* r) { r->set_request_id(std::string(129, 'a')); }},
+        BadField{"RequestIdControl", "request_id", "'a\\n'",
+                 [](R* r) { r->set_request_id("a\n"); }},
+        BadField{"RequestIdNotAscii", "request_id", "'\\xc3\\xa9'",
+                 [](R* r) { r->set_request_id("é"); }}),
     [](const auto& info) { return info.param.name; });
 
 TEST(ValidateTest, EveryBadFieldIsNamed) {
@@ -152,7 +161,8 @@ TEST(ValidateTest, EveryBadFieldIsNamed) {
   const RequestError error = ValidateRequest(request, Limits());
   std::vector<std::string> fields;
   for (const auto& violation : error.violations) fields.push_back(violation.field);
-  EXPECT_EQ(fields, (std::vector<std::string>{"prompt", "sampling.temperature", "sampling.top_p", "stop[0]", "logprobs"}));
+  EXPECT_EQ(fields, (std::vector<std::string>{"prompt", "sampling.temperature", "sampling.top_p",
+                                              "stop[0]", "logprobs"}));
 }
 
 TEST(ValidateTest, TheEdgesOfEveryRangeAreGood) {
@@ -177,7 +187,8 @@ TEST(ValidateTest, TheEdgesOfEveryRangeAreGood) {
     request.mutable_resume_from()->add_ids(2047);
     request.set_bias_version(0);
     request.set_model("demo");
-    EXPECT_TRUE(ValidateRequest(request, Limits()).ok()) << ValidateRequest(request, Limits()).status;
+    EXPECT_TRUE(ValidateRequest(request, Limits()).ok())
+        << ValidateRequest(request, Limits()).status;
   }
 }
 
@@ -206,7 +217,8 @@ TEST(ValidateTest, ALongNameIsCutInTheMessage) {
 TEST(ValidateTest, AnUnknownBiasVersionIsAFailedPrecondition) {
   pb::GenerateRequest request = Good();
   request.set_bias_version(3);
-  EXPECT_EQ(ValidateRequest(request, Limits()).status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ValidateRequest(request, Limits()).status.code(),
+            absl::StatusCode::kFailedPrecondition);
 }
 
 TEST(ValidateTest, WithoutATokenizerOnlyIdsAreServed) {
@@ -245,7 +257,8 @@ TEST(ValidateTest, PromptAndResumedTokensMustFitTheContext) {
   const RequestError prompt = CheckLength("token_ids.ids", 101, 0, Limits());
   ASSERT_EQ(prompt.violations.size(), 1);
   EXPECT_EQ(prompt.violations[0].field, "token_ids.ids");
-  EXPECT_EQ(prompt.violations[0].description, "expected at most the context of 100 tokens, found 101");
+  EXPECT_EQ(prompt.violations[0].description,
+            "expected at most the context of 100 tokens, found 101");
   const RequestError resumed = CheckLength("text", 90, 11, Limits());
   ASSERT_EQ(resumed.violations.size(), 1);
   EXPECT_EQ(resumed.violations[0].field, "resume_from.ids");
