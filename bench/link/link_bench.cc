@@ -1,0 +1,160 @@
+// Prints how long a payload takes there and back over each kind of link, blocking, two threads
+// (inproc-direct: one).
+//   link_bench [--rows 64] [--hidden-size 2048] [--seconds 1] [--kind
+//   inproc-direct,inproc,unix,tcp]
+// One JSON line a kind: percentiles of the round trip in microseconds, payload bytes each way, GB/s
+// both ways together.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "transport/endpoint.h"
+#include "transport/link.h"
+
+namespace atl::transport {
+namespace {
+
+double NowUs() {
+  return std::chrono::duration<double, std::micro>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+struct Ends {
+  std::unique_ptr<Link> near, far;
+};
+
+// Both loops are pumped by the caller until the link stands.
+StatusOr<Ends> ConnectSockets(const Endpoint& endpoint, EventLoop* near_loop, EventLoop* far_loop) {
+  Ends ends;
+  Status failed;
+  TicketBook tickets;
+  ATL_ASSIGN_OR_RETURN(const auto listener,
+                       LinkListener::Listen(far_loop, endpoint, &tickets, {},
+                                            [&](const std::string&, std::unique_ptr<Link> link) {
+                                              ends.far = std::move(link);
+                                            }));
+  ConnectLink(near_loop, listener->endpoint(), tickets.Issue("bench"), {}, absl::Seconds(5),
+              [&](StatusOr<std::unique_ptr<Link>> link) {
+                failed = link.status();
+                if (link.ok()) ends.near = *std::move(link);
+              });
+  while (failed.ok() && (ends.near == nullptr || ends.far == nullptr)) {
+    near_loop->RunOnce(absl::ZeroDuration());
+    far_loop->RunOnce(absl::ZeroDuration());
+  }
+  ATL_RETURN_IF_ERROR(failed);
+  return ends;
+}
+
+StatusOr<Ends> MakeEnds(const std::string& kind, EventLoop* near_loop, EventLoop* far_loop) {
+  if (kind == "unix") {
+    const std::string name = absl::StrFormat("@atoll-link-bench-%d", getpid());
+    return ConnectSockets({.kind = LinkKind::kUnix, .address = name}, near_loop, far_loop);
+  }
+  if (kind == "tcp")
+    return ConnectSockets({.kind = LinkKind::kTcp, .address = "127.0.0.1:0"}, near_loop, far_loop);
+  if (kind != "inproc" && kind != "inproc-direct") {
+    return InvalidArgument("kind '%s', expected inproc-direct, inproc, unix or tcp", kind);
+  }
+  auto [near, far] = MakeInprocLinks(near_loop, kind == "inproc" ? far_loop : near_loop, {});
+  return Ends{std::move(near), std::move(far)};
+}
+
+void Echo(Link* link) {
+  link->SetCallbacks(
+      [link](Frame frame) {
+        const Status sent = link->Send(frame.header, std::move(frame.payload));
+        if (!sent.ok()) std::fprintf(stderr, "%s\n", sent.ToString().c_str());
+      },
+      [](const Status&) {});
+}
+
+// Round trips for `seconds`, after a tenth of that to warm up; microseconds, sorted.
+std::vector<double> RoundTrips(Link* link, EventLoop* loop, size_t bytes, double seconds) {
+  Buffer payload(bytes);
+  bool back = false;
+  bool closed = false;
+  link->SetCallbacks(
+      [&](Frame frame) {
+        payload = std::move(frame.payload);
+        back = true;
+      },
+      [&](const Status& why) {
+        std::fprintf(stderr, "%s\n", why.ToString().c_str());
+        closed = true;
+      });
+  std::vector<double> times;
+  const double begin = NowUs();
+  while (!closed && NowUs() < begin + seconds * 1.1e6) {
+    const double sent = NowUs();
+    back = false;
+    if (!link->Send({.type = FrameType::kDispatch, .rows = 1}, std::move(payload)).ok()) break;
+    while (!back && !closed) loop->RunOnce(absl::Seconds(1));
+    if (sent > begin + seconds * 1e5) times.push_back(NowUs() - sent);
+  }
+  std::sort(times.begin(), times.end());
+  return times;
+}
+
+Status Measure(const std::string& kind, size_t bytes, double seconds) {
+  EventLoop near_loop, far_loop;
+  ATL_ASSIGN_OR_RETURN(Ends ends, MakeEnds(kind, &near_loop, &far_loop));
+  std::atomic<bool> stop{false};
+  Echo(ends.far.get());
+  std::thread far_thread;
+  if (kind != "inproc-direct") {
+    far_thread = std::thread([&] {
+      while (!stop.load(std::memory_order_relaxed)) far_loop.RunOnce(absl::Milliseconds(50));
+    });
+  }
+  const std::vector<double> us = RoundTrips(ends.near.get(), &near_loop, bytes, seconds);
+  stop.store(true);
+  if (far_thread.joinable()) far_thread.join();
+  if (us.empty()) return Internal("%s: no round trip in %g s", kind, seconds);
+  const auto percentile = [&](double p) {
+    return us[static_cast<size_t>(p * static_cast<double>(us.size() - 1))];
+  };
+  std::printf(
+      "{\"bench\": \"link\", \"kind\": \"%s\", \"bytes_each_way\": %zu, \"round_trips\": %zu, "
+      "\"p10_us\": %.1f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"gb_per_s\": %.2f}\n",
+      kind.c_str(), bytes, us.size(), percentile(0.1), percentile(0.5), percentile(0.99),
+      2e-3 * static_cast<double>(bytes) / percentile(0.5));
+  return absl::OkStatus();
+}
+
+}  // namespace
+}  // namespace atl::transport
+
+int main(int argc, char** argv) {
+  CLI::App app{"How long rows take there and back over each kind of link."};
+  int64_t rows = 64;
+  int64_t hidden_size = 2048;
+  double seconds = 1;
+  std::vector<std::string> kinds = {"inproc-direct", "inproc", "unix", "tcp"};
+  app.add_option("--rows", rows, "Rows of a payload")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--hidden-size", hidden_size, "bf16 values of a row")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--seconds", seconds, "For each kind")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--kind", kinds, "Kinds to measure")->delimiter(',')->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  for (const std::string& kind : kinds) {
+    const atl::Status status = atl::transport::Measure(kind, rows * hidden_size * 2, seconds);
+    if (status.ok()) continue;
+    std::fprintf(stderr, "%s\n", status.ToString().c_str());
+    return 1;
+  }
+  return 0;
+}
