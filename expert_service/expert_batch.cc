@@ -41,7 +41,8 @@ Status ExpertBatch::Find(int32_t layer, std::span<const transport::WorkPair> pai
     const int32_t expert = static_cast<int32_t>(pairs[i].expert);
     if (found_[expert] != nullptr) continue;
     found_[expert] = store_->Find({.layer = layer, .expert = expert});
-    if (found_[expert] == nullptr) return NotFound("expert %d of layer %d is not held here", expert, layer);
+    if (found_[expert] == nullptr)
+      return NotFound("expert %d of layer %d is not held here", expert, layer);
     found_ids_.push_back(expert);
   }
   return absl::OkStatus();
@@ -110,8 +111,10 @@ void ExpertBatch::PlacePairs(std::span<const BatchCall> calls) {
 
 void ExpertBatch::RunJobs(std::span<const BatchCall> calls) {
   const int64_t num_pairs = static_cast<int64_t>(row_.size());
-  const bool direct = calls.size() == 1 && calls[0].dtype == DType::kF32;  // the order of places is the order of pairs
-  out_ = direct ? static_cast<float*>(calls[0].out) : Scratch(&out_buffer_, num_pairs * hidden_size_);
+  const bool direct = calls.size() == 1 &&
+                      calls[0].dtype == DType::kF32;  // the order of places is the order of pairs
+  out_ =
+      direct ? static_cast<float*>(calls[0].out) : Scratch(&out_buffer_, num_pairs * hidden_size_);
   jobs_.clear();
   for (int32_t expert : found_ids_) {
     const int64_t m = begin_[expert + 1] - begin_[expert];
@@ -125,12 +128,14 @@ void ExpertBatch::RunJobs(std::span<const BatchCall> calls) {
                      .ldo = hidden_size_});
   }
   const int64_t started = MonotonicNs();
-  kernels::GroupedFfn(ctx_, jobs_, act_, wire_, Scratch(&ffn_buffer_, kernels::GroupedFfnScratch(jobs_)));
+  kernels::GroupedFfn(ctx_, jobs_, act_, wire_,
+                      Scratch(&ffn_buffer_, kernels::GroupedFfnScratch(jobs_)));
   const int64_t spent = MonotonicNs() - started;
   for (int32_t expert : found_ids_) {
     const int64_t m = begin_[expert + 1] - begin_[expert];
     found_[expert]->rows.fetch_add(m, std::memory_order_relaxed);
-    found_[expert]->time_ns.fetch_add(spent * m / std::max<int64_t>(num_pairs, 1), std::memory_order_relaxed);
+    found_[expert]->time_ns.fetch_add(spent * m / std::max<int64_t>(num_pairs, 1),
+                                      std::memory_order_relaxed);
   }
 }
 

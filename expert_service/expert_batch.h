@@ -1,4 +1,5 @@
-// The arithmetic of an expert node: calls of one layer merged by expert into one grouped feed-forward.
+// The arithmetic of an expert node: calls of one layer merged by expert into one grouped
+// feed-forward.
 #pragma once
 
 #include <cstdint>
@@ -18,20 +19,21 @@ namespace atl::expert {
 
 // One caller's rows, and where its outs go.
 struct BatchCall {
-  DType dtype = DType::kF32;                     // of x and out: the wire type, or kF32 with values rounded to it
+  DType dtype = DType::kF32;  // of x and out: the wire type, or kF32 with values rounded to it
   int64_t rows = 0;
-  const void* x = nullptr;                       // [rows, D]
-  std::span<const transport::WorkPair> pairs;    // ascending by (expert, row)
-  void* out = nullptr;                           // [pairs, D]
+  const void* x = nullptr;                     // [rows, D]
+  std::span<const transport::WorkPair> pairs;  // ascending by (expert, row)
+  void* out = nullptr;                         // [pairs, D]
 };
 
 // Keeps its scratch from batch to batch. Thread-compatible.
 class ExpertBatch {
  public:
-  ExpertBatch(kernels::KernelContext ctx, const model::ModelConfig& config, const model::NumericProfile& profile,
-              ExpertStore* store);
+  ExpertBatch(kernels::KernelContext ctx, const model::ModelConfig& config,
+              const model::NumericProfile& profile, ExpertStore* store);
 
-  // OK if every expert that `pairs` names is held; NotFound says which is not. What was found stays alive until Clear.
+  // OK if every expert that `pairs` names is held; NotFound says which is not. What was found stays
+  // alive until Clear.
   Status Find(int32_t layer, std::span<const transport::WorkPair> pairs);
   // REQUIRES Find was OK for the pairs of every call.
   void Compute(std::span<const BatchCall> calls);
@@ -55,11 +57,11 @@ class ExpertBatch {
 
   std::vector<std::shared_ptr<HeldExpert>> found_;  // [expert ids], null: not asked for
   std::vector<int32_t> found_ids_;
-  const float* x_ = nullptr;       // [rows of all calls, D]
-  float* out_ = nullptr;           // [pairs of all calls, D], by expert, then call, then row
-  std::vector<int64_t> begin_;     // [expert ids + 1] first place of each expert's pairs in `out_`
-  std::vector<int64_t> next_;      // [expert ids] while places are given out
-  std::vector<int32_t> row_;       // [pairs] row of `x_` at each place
+  const float* x_ = nullptr;    // [rows of all calls, D]
+  float* out_ = nullptr;        // [pairs of all calls, D], by expert, then call, then row
+  std::vector<int64_t> begin_;  // [expert ids + 1] first place of each expert's pairs in `out_`
+  std::vector<int64_t> next_;   // [expert ids] while places are given out
+  std::vector<int32_t> row_;    // [pairs] row of `x_` at each place
   std::vector<kernels::FfnJob> jobs_;
   Buffer x_buffer_, out_buffer_, ffn_buffer_;
 };

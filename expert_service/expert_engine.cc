@@ -16,7 +16,8 @@ using transport::Frame;
 using transport::FrameHeader;
 using transport::FrameType;
 
-// Enough to fill the kernels; bounds the scratch (float32 outs of a batch) and the time to the first answer.
+// Enough to fill the kernels; bounds the scratch (float32 outs of a batch) and the time to the
+// first answer.
 constexpr int64_t kBatchPairs = 4096;
 
 }  // namespace
@@ -36,8 +37,9 @@ struct ExpertEngine::State : std::enable_shared_from_this<ExpertEngine::State> {
     bool alone() const { return (frame.header.flags & transport::kFlagAlone) != 0; }
   };
 
-  State(transport::EventLoop* loop_arg, kernels::KernelContext ctx, const model::ModelConfig& config_arg,
-        const model::NumericProfile& profile, ExpertStore* store, EngineOptions options_arg)
+  State(transport::EventLoop* loop_arg, kernels::KernelContext ctx,
+        const model::ModelConfig& config_arg, const model::NumericProfile& profile,
+        ExpertStore* store, EngineOptions options_arg)
       : loop(loop_arg),
         config(config_arg),
         shape({.hidden_size = config.hidden_size,
@@ -81,8 +83,9 @@ struct ExpertEngine::State : std::enable_shared_from_this<ExpertEngine::State> {
   std::vector<Buffer> outs;
 };
 
-ExpertEngine::ExpertEngine(transport::EventLoop* loop, kernels::KernelContext ctx, const model::ModelConfig& config,
-                           const model::NumericProfile& profile, ExpertStore* store, EngineOptions options)
+ExpertEngine::ExpertEngine(transport::EventLoop* loop, kernels::KernelContext ctx,
+                           const model::ModelConfig& config, const model::NumericProfile& profile,
+                           ExpertStore* store, EngineOptions options)
     : state_(std::make_shared<State>(loop, ctx, config, profile, store, options)) {}
 
 ExpertEngine::~ExpertEngine() = default;
@@ -103,8 +106,8 @@ void ExpertEngine::AddLink(const std::string& peer, std::unique_ptr<transport::L
                       });
 }
 
-Status ExpertEngine::Compute(int32_t layer, int64_t rows, const float* x, std::span<const transport::WorkPair> pairs,
-                             float* out) {
+Status ExpertEngine::Compute(int32_t layer, int64_t rows, const float* x,
+                             std::span<const transport::WorkPair> pairs, float* out) {
   const Status found = state_->batch.Find(layer, pairs);
   if (found.ok() && !pairs.empty()) {
     const BatchCall call = {.dtype = DType::kF32, .rows = rows, .x = x, .pairs = pairs, .out = out};
@@ -137,15 +140,17 @@ void ExpertEngine::State::OnFrame(uint64_t peer_id, Frame frame) {
     }
     default:
       stats.bad_frames.fetch_add(1, std::memory_order_relaxed);
-      peers[peer_id].link->Close(InvalidArgument("frame of type %d at an expert node, expected work",
-                                                 static_cast<int>(frame.header.type)));
+      peers[peer_id].link->Close(
+          InvalidArgument("frame of type %d at an expert node, expected work",
+                          static_cast<int>(frame.header.type)));
   }
 }
 
 Status ExpertEngine::State::TakeWork(uint64_t peer_id, Frame frame) {
   ATL_RETURN_IF_ERROR(CheckPayload(shape, frame));
   const FrameHeader& header = frame.header;
-  if (!config.is_moe_layer(header.layer)) return InvalidArgument("work for layer %d, which has no experts", header.layer);
+  if (!config.is_moe_layer(header.layer))
+    return InvalidArgument("work for layer %d, which has no experts", header.layer);
   if (OutBytes(header) > transport::kMaxPayloadBytes) {
     return InvalidArgument("work of %d pairs: its outs are larger than a frame", header.pairs);
   }
@@ -153,8 +158,8 @@ Status ExpertEngine::State::TakeWork(uint64_t peer_id, Frame frame) {
   Work work = {.peer_id = peer_id, .frame = std::move(frame), .deadline = deadline};
   const int64_t queued = stats.queued_rows.load(std::memory_order_relaxed);
   if (queued > 0 && queued + work.pairs() > options.max_queued_rows) {
-    work.refusal = ResourceExhausted("%d pairs are queued, no room for %d more (limit %d)", queued, work.pairs(),
-                                     options.max_queued_rows);
+    work.refusal = ResourceExhausted("%d pairs are queued, no room for %d more (limit %d)", queued,
+                                     work.pairs(), options.max_queued_rows);
   } else {
     stats.queued_rows.fetch_add(work.pairs(), std::memory_order_relaxed);
   }
@@ -198,9 +203,9 @@ void ExpertEngine::State::RunBatch() {
 void ExpertEngine::State::TakeBatch() {
   int64_t pairs = 0;
   for (auto it = queue.begin(); it != queue.end();) {
-    const bool joins = taken.empty() ||
-                       (options.merge && !it->alone() && !taken[0].alone() && pairs + it->pairs() <= kBatchPairs &&
-                        it->frame.header.layer == taken[0].frame.header.layer);
+    const bool joins = taken.empty() || (options.merge && !it->alone() && !taken[0].alone() &&
+                                         pairs + it->pairs() <= kBatchPairs &&
+                                         it->frame.header.layer == taken[0].frame.header.layer);
     if (!joins && it->refusal.ok()) {
       ++it;
       continue;
@@ -216,7 +221,8 @@ void ExpertEngine::State::TakeBatch() {
 }
 
 Status ExpertEngine::State::CheckReady(const Work& work) {
-  if (absl::Now() >= work.deadline) return DeadlineExceeded("the time of the work was up before it started");
+  if (absl::Now() >= work.deadline)
+    return DeadlineExceeded("the time of the work was up before it started");
   return batch.Find(work.frame.header.layer, WorkPairs(work.frame));
 }
 

@@ -29,17 +29,19 @@ ExpertStore::ExpertStore(const model::Checkpoint* checkpoint, const model::Numer
 
 Status ExpertStore::Load(ExpertKey key, ThreadPool* pool) {
   const model::ModelConfig& config = checkpoint_->config();
-  if (key.layer < 0 || key.layer >= NumLayers(config) || !config.is_moe_layer(key.layer) || key.expert < 0 ||
-      key.expert >= config.num_expert_ids()) {
-    return InvalidArgument("%s has no expert %d in layer %d", checkpoint_->name(), key.expert, key.layer);
+  if (key.layer < 0 || key.layer >= NumLayers(config) || !config.is_moe_layer(key.layer) ||
+      key.expert < 0 || key.expert >= config.num_expert_ids()) {
+    return InvalidArgument("%s has no expert %d in layer %d", checkpoint_->name(), key.expert,
+                           key.layer);
   }
   const int64_t bytes = ExpertBytes(key.expert == config.shared_expert_id());
   {
     absl::MutexLock lock(&mu_);
     if (held_[key.layer][key.expert] != nullptr) return absl::OkStatus();
     if (budget_bytes_ > 0 && bytes_held_ + bytes > budget_bytes_) {
-      return ResourceExhausted("expert %d of layer %d takes %d bytes: %d of the budget of %d are taken", key.expert,
-                               key.layer, bytes, bytes_held_, budget_bytes_);
+      return ResourceExhausted(
+          "expert %d of layer %d takes %d bytes: %d of the budget of %d are taken", key.expert,
+          key.layer, bytes, bytes_held_, budget_bytes_);
     }
     bytes_held_ += bytes;  // reserved while it is read, without the lock
   }
@@ -69,7 +71,8 @@ Status ExpertStore::Unload(ExpertKey key) {
       key.expert < static_cast<int64_t>(held_[key.layer].size())) {
     dropped.swap(held_[key.layer][key.expert]);
   }
-  if (dropped == nullptr) return NotFound("expert %d of layer %d is not held", key.expert, key.layer);
+  if (dropped == nullptr)
+    return NotFound("expert %d of layer %d is not held", key.expert, key.layer);
   bytes_held_ -= dropped->bytes;
   ++version_;
   return absl::OkStatus();
@@ -79,7 +82,8 @@ std::shared_ptr<HeldExpert> ExpertStore::Find(ExpertKey key) const {
   absl::ReaderMutexLock lock(&mu_);
   if (key.layer < 0 || key.layer >= static_cast<int64_t>(held_.size())) return nullptr;
   const auto& layer = held_[key.layer];
-  return key.expert < 0 || key.expert >= static_cast<int64_t>(layer.size()) ? nullptr : layer[key.expert];
+  return key.expert < 0 || key.expert >= static_cast<int64_t>(layer.size()) ? nullptr
+                                                                            : layer[key.expert];
 }
 
 std::vector<std::pair<ExpertKey, std::shared_ptr<HeldExpert>>> ExpertStore::List() const {
@@ -88,7 +92,8 @@ std::vector<std::pair<ExpertKey, std::shared_ptr<HeldExpert>>> ExpertStore::List
   for (size_t layer = 0; layer < held_.size(); ++layer) {
     for (size_t expert = 0; expert < held_[layer].size(); ++expert) {
       if (held_[layer][expert] == nullptr) continue;
-      out.emplace_back(ExpertKey{static_cast<int32_t>(layer), static_cast<int32_t>(expert)}, held_[layer][expert]);
+      out.emplace_back(ExpertKey{static_cast<int32_t>(layer), static_cast<int32_t>(expert)},
+                       held_[layer][expert]);
     }
   }
   return out;
@@ -109,12 +114,15 @@ int64_t ExpertStore::ExpertBytes(bool shared) const {
   int64_t layer = 0;
   while (layer < NumLayers(config) && !config.is_moe_layer(layer)) ++layer;
   if (layer == NumLayers(config) || (shared && config.n_shared_experts == 0)) return 0;
-  const std::string prefix = model::ExpertPrefix(config, layer, shared ? config.shared_expert_id() : 0);
+  const std::string prefix =
+      model::ExpertPrefix(config, layer, shared ? config.shared_expert_id() : 0);
   const int64_t f = config.moe_intermediate_size * (shared ? config.n_shared_experts : 1);
   const auto bytes = [&](const char* tensor, int64_t n, int64_t k) {
-    return PackedBytes(weights::PackedFormat(*checkpoint_, prefix + tensor, profile_.weights), n, k);
+    return PackedBytes(weights::PackedFormat(*checkpoint_, prefix + tensor, profile_.weights), n,
+                       k);
   };
-  return bytes("gate_proj.weight", f, config.hidden_size) + bytes("up_proj.weight", f, config.hidden_size) +
+  return bytes("gate_proj.weight", f, config.hidden_size) +
+         bytes("up_proj.weight", f, config.hidden_size) +
          bytes("down_proj.weight", config.hidden_size, f);
 }
 

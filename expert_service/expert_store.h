@@ -17,7 +17,8 @@
 
 namespace atl::expert {
 
-// One (layer, expert): the unit of placement. expert == n_routed_experts is the layer's shared expert. MTP layers count as layers L, L+1, ...
+// One (layer, expert): the unit of placement. expert == n_routed_experts is the layer's shared
+// expert. MTP layers count as layers L, L+1, ...
 struct ExpertKey {
   int32_t layer = 0;
   int32_t expert = 0;
@@ -35,14 +36,16 @@ struct HeldExpert {
 class ExpertStore {
  public:
   // `checkpoint` must outlive the store. budget_bytes bounds the packed weights held (0: no bound).
-  ExpertStore(const model::Checkpoint* checkpoint, const model::NumericProfile& profile, int64_t budget_bytes);
+  ExpertStore(const model::Checkpoint* checkpoint, const model::NumericProfile& profile,
+              int64_t budget_bytes);
 
-  // Reads and packs, on `pool`'s threads (null: the caller's). OK if it is held already. ResourceExhausted: over budget; InvalidArgument: the
-  // model has no such expert; DataLoss: bad weights, the expert is then not held and the message names the tensor.
+  // Reads and packs, on `pool`'s threads (null: the caller's). OK if it is held already.
+  // ResourceExhausted: over budget; InvalidArgument: the model has no such expert; DataLoss: bad
+  // weights, the expert is then not held and the message names the tensor.
   Status Load(ExpertKey key, ThreadPool* pool);
   Status Unload(ExpertKey key);  // NotFound
 
-  std::shared_ptr<HeldExpert> Find(ExpertKey key) const;  // null: not held
+  std::shared_ptr<HeldExpert> Find(ExpertKey key) const;                        // null: not held
   std::vector<std::pair<ExpertKey, std::shared_ptr<HeldExpert>>> List() const;  // ascending
   int64_t bytes_held() const;  // those being loaded included
   int64_t budget_bytes() const { return budget_bytes_; }
@@ -56,7 +59,8 @@ class ExpertStore {
   const model::NumericProfile profile_;
   const int64_t budget_bytes_;
   mutable absl::Mutex mu_;
-  std::vector<std::vector<std::shared_ptr<HeldExpert>>> held_ ABSL_GUARDED_BY(mu_);  // [layer][expert]
+  std::vector<std::vector<std::shared_ptr<HeldExpert>>> held_
+      ABSL_GUARDED_BY(mu_);  // [layer][expert]
   int64_t bytes_held_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t version_ ABSL_GUARDED_BY(mu_) = 0;
 };

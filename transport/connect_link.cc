@@ -20,8 +20,13 @@ using Done = std::function<void(StatusOr<std::unique_ptr<Link>>)>;
 // One attempt; kept alive by the loop's callbacks until it is over.
 class Attempt : public std::enable_shared_from_this<Attempt> {
  public:
-  Attempt(EventLoop* loop, const Endpoint& endpoint, const Ticket& ticket, const LinkLimits& limits, Done done)
-      : loop_(loop), endpoint_(endpoint), ticket_(ticket), limits_(limits), done_(std::move(done)) {}
+  Attempt(EventLoop* loop, const Endpoint& endpoint, const Ticket& ticket, const LinkLimits& limits,
+          Done done)
+      : loop_(loop),
+        endpoint_(endpoint),
+        ticket_(ticket),
+        limits_(limits),
+        done_(std::move(done)) {}
   ~Attempt() {
     if (fd_ >= 0) close(fd_);
   }
@@ -42,7 +47,8 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
     fd_ = socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd_ < 0) return ErrnoStatus(errno, "socket");
     ATL_RETURN_IF_ERROR(PrepareSocket(fd_, endpoint_.kind));
-    if (connect(fd_, address.get(), address.size) != 0 && errno != EINPROGRESS) return ConnectError(errno);
+    if (connect(fd_, address.get(), address.size) != 0 && errno != EINPROGRESS)
+      return ConnectError(errno);
     loop_->Watch(fd_, EPOLLOUT, [self = shared_from_this()](uint32_t) { self->OnConnected(); });
     return absl::OkStatus();
   }
@@ -59,16 +65,20 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
     const HelloBytes hello = EncodeHello({.ticket = ticket_, .window_bytes = limits_.window_bytes});
     // A fresh socket takes these few bytes at once.
     const ssize_t n = send(fd_, hello.data(), hello.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0) return Finish(Unavailable("%s", std::string(ErrnoStatus(errno, "send hello").message())));
-    if (n != static_cast<ssize_t>(hello.size())) return Finish(Unavailable("send hello: only %d bytes taken", n));
+    if (n < 0)
+      return Finish(Unavailable("%s", std::string(ErrnoStatus(errno, "send hello").message())));
+    if (n != static_cast<ssize_t>(hello.size()))
+      return Finish(Unavailable("send hello: only %d bytes taken", n));
     loop_->Unwatch(fd_);
-    loop_->Watch(fd_, EPOLLIN | EPOLLRDHUP, [self = shared_from_this()](uint32_t) { self->ReadAnswer(); });
+    loop_->Watch(fd_, EPOLLIN | EPOLLRDHUP,
+                 [self = shared_from_this()](uint32_t) { self->ReadAnswer(); });
   }
 
   void ReadAnswer() {
     const ssize_t n = read(fd_, answer_.data() + answer_got_, answer_.size() - answer_got_);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
-    if (n < 0) return Finish(Unavailable("%s", std::string(ErrnoStatus(errno, "read answer").message())));
+    if (n < 0)
+      return Finish(Unavailable("%s", std::string(ErrnoStatus(errno, "read answer").message())));
     if (n == 0) return Finish(Unavailable("the listener hung up before it answered"));
     answer_got_ += n;
     if (answer_got_ < answer_.size()) return;
@@ -103,8 +113,9 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
 
 }  // namespace
 
-void ConnectLink(EventLoop* loop, const Endpoint& endpoint, const Ticket& ticket, const LinkLimits& limits,
-                 absl::Duration timeout, std::function<void(StatusOr<std::unique_ptr<Link>>)> done) {
+void ConnectLink(EventLoop* loop, const Endpoint& endpoint, const Ticket& ticket,
+                 const LinkLimits& limits, absl::Duration timeout,
+                 std::function<void(StatusOr<std::unique_ptr<Link>>)> done) {
   std::make_shared<Attempt>(loop, endpoint, ticket, limits, std::move(done))->Start(timeout);
 }
 

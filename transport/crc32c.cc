@@ -40,14 +40,16 @@ uint32_t PortableUpdate(uint32_t crc, const std::byte* data, size_t size) {
     crc = 0;
     for (int k = 0; k < 8; ++k) crc ^= kTables[7 - k][(v >> (8 * k)) & 0xff];
   }
-  for (; size > 0; ++data, --size) crc = (crc >> 8) ^ kTables[0][(crc ^ static_cast<uint32_t>(*data)) & 0xff];
+  for (; size > 0; ++data, --size)
+    crc = (crc >> 8) ^ kTables[0][(crc ^ static_cast<uint32_t>(*data)) & 0xff];
   return crc;
 }
 
 #if defined(__x86_64__)
 
-// The crc32 instruction takes 3 cycles but one can start each cycle: three pieces of kPiece bytes are summed side by
-// side and joined by "the register after kPiece zero bytes", a linear map looked up byte by byte.
+// The crc32 instruction takes 3 cycles but one can start each cycle: three pieces of kPiece bytes
+// are summed side by side and joined by "the register after kPiece zero bytes", a linear map looked
+// up byte by byte.
 constexpr size_t kPiece = 1024;
 
 using ShiftTables = std::array<std::array<uint32_t, 256>, 4>;
@@ -74,7 +76,8 @@ uint32_t Shift(const ShiftTables& t, uint32_t crc) {
   return t[0][crc & 0xff] ^ t[1][(crc >> 8) & 0xff] ^ t[2][(crc >> 16) & 0xff] ^ t[3][crc >> 24];
 }
 
-__attribute__((target("sse4.2"))) uint32_t HardwareUpdate(uint32_t crc, const std::byte* data, size_t size) {
+__attribute__((target("sse4.2"))) uint32_t HardwareUpdate(uint32_t crc, const std::byte* data,
+                                                          size_t size) {
   static const ShiftTables shift = MakeShiftTables();
   const auto load = [](const std::byte* p) {
     uint64_t v;
@@ -91,7 +94,8 @@ __attribute__((target("sse4.2"))) uint32_t HardwareUpdate(uint32_t crc, const st
     crc = Shift(shift, static_cast<uint32_t>(a)) ^ static_cast<uint32_t>(b);
     crc = Shift(shift, crc) ^ static_cast<uint32_t>(c);
   }
-  for (; size >= 8; data += 8, size -= 8) crc = static_cast<uint32_t>(_mm_crc32_u64(crc, load(data)));
+  for (; size >= 8; data += 8, size -= 8)
+    crc = static_cast<uint32_t>(_mm_crc32_u64(crc, load(data)));
   for (; size > 0; ++data, --size) crc = _mm_crc32_u8(crc, static_cast<uint8_t>(*data));
   return crc;
 }

@@ -1,4 +1,5 @@
-// CRC32C (Castagnoli, RFC 3720 B.4): the implementations behind Crc32c, by name, so that tests can compare them.
+// CRC32C (Castagnoli, RFC 3720 B.4): the implementations behind Crc32c, by name, so that tests can
+// compare them.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,8 @@ namespace atl::transport {
 // Any CPU: 8 bytes a step over tables.
 uint32_t Crc32cPortable(std::span<const std::byte> bytes);
 
-// SSE4.2's crc32 instruction, three independent chains at a time. REQUIRES Crc32cHardwareSupported().
+// SSE4.2's crc32 instruction, three independent chains at a time. REQUIRES
+// Crc32cHardwareSupported().
 uint32_t Crc32cHardware(std::span<const std::byte> bytes);
 bool Crc32cHardwareSupported();
 

@@ -24,7 +24,8 @@ struct HostPort {
 
 StatusOr<HostPort> SplitHostPort(const std::string& address) {
   const size_t colon = address.rfind(':');
-  if (colon == std::string::npos) return InvalidArgument("address '%s' has no port: expected HOST:PORT", address);
+  if (colon == std::string::npos)
+    return InvalidArgument("address '%s' has no port: expected HOST:PORT", address);
   HostPort out{.host = address.substr(0, colon)};
   const char* const begin = address.data() + colon + 1;
   const char* const end = address.data() + address.size();
@@ -64,7 +65,8 @@ StatusOr<SocketAddress> UnixAddress(const std::string& path) {
   SocketAddress out;
   auto* address = reinterpret_cast<sockaddr_un*>(&out.storage);
   if (path.empty() || path == "@" || path.size() >= sizeof(address->sun_path)) {
-    return InvalidArgument("unix socket path '%s': expected 1 to %d bytes", path, sizeof(address->sun_path) - 1);
+    return InvalidArgument("unix socket path '%s': expected 1 to %d bytes", path,
+                           sizeof(address->sun_path) - 1);
   }
   address->sun_family = AF_UNIX;
   std::memcpy(address->sun_path, path.data(), path.size());
@@ -117,13 +119,15 @@ StatusOr<Endpoint> ResolveEndpoint(const Endpoint& endpoint) {
 
 StatusOr<SocketAddress> ToSocketAddress(const Endpoint& endpoint) {
   switch (endpoint.kind) {
-    case LinkKind::kUnix: return UnixAddress(endpoint.address);
+    case LinkKind::kUnix:
+      return UnixAddress(endpoint.address);
     case LinkKind::kTcp: {
       ATL_ASSIGN_OR_RETURN(const HostPort hp, SplitHostPort(endpoint.address));
       if (std::optional<SocketAddress> address = Numeric(hp)) return *address;
       return InvalidArgument("host '%s' is a name, expected an IPv4 or IPv6 address", hp.host);
     }
-    case LinkKind::kInproc: break;
+    case LinkKind::kInproc:
+      break;
   }
   return InvalidArgument("a link of kind %s has no socket", LinkKindName(endpoint.kind));
 }

@@ -41,13 +41,15 @@ int Wait(int epoll_fd, epoll_event* events, int64_t timeout_ns) {
   if (timeout_ns == 0) return epoll_wait(epoll_fd, events, kMaxEvents, 0);
   if (timeout_ns == kForever) return epoll_wait(epoll_fd, events, kMaxEvents, -1);
   if (has_pwait2) {
-    const timespec timeout = {.tv_sec = timeout_ns / 1'000'000'000, .tv_nsec = timeout_ns % 1'000'000'000};
+    const timespec timeout = {.tv_sec = timeout_ns / 1'000'000'000,
+                              .tv_nsec = timeout_ns % 1'000'000'000};
     const int n = epoll_pwait2(epoll_fd, events, kMaxEvents, &timeout, nullptr);
     if (n >= 0 || errno != ENOSYS) return n;
     has_pwait2 = false;
   }
   const int64_t ms = (timeout_ns + 999'999) / 1'000'000;
-  return epoll_wait(epoll_fd, events, kMaxEvents, ms > 1'000'000 ? 1'000'000 : static_cast<int>(ms));
+  return epoll_wait(epoll_fd, events, kMaxEvents,
+                    ms > 1'000'000 ? 1'000'000 : static_cast<int>(ms));
 }
 
 }  // namespace
@@ -66,13 +68,14 @@ struct EventLoop::State {
   std::vector<std::function<void()>> posted;
   bool waiting = false;  // in epoll_wait, and no wake-up is under way
 
-  // The loop's thread only. Watchers carry an id of their own, so that an event of a descriptor that was closed and
-  // whose number was used again in the same turn finds nobody.
+  // The loop's thread only. Watchers carry an id of their own, so that an event of a descriptor
+  // that was closed and whose number was used again in the same turn finds nobody.
   std::vector<std::function<void()>> running;
   std::unordered_map<uint64_t, std::shared_ptr<Watcher>> watchers;
   std::unordered_map<int, uint64_t> watcher_of_fd;
   uint64_t next_watcher = kWakeId + 1;
-  std::map<std::pair<int64_t, uint64_t>, std::function<void()>> timers;  // (due on the monotonic clock, id)
+  std::map<std::pair<int64_t, uint64_t>, std::function<void()>>
+      timers;  // (due on the monotonic clock, id)
   std::unordered_map<uint64_t, int64_t> due_of_timer;
   uint64_t next_timer = 1;
 
@@ -83,7 +86,8 @@ struct EventLoop::State {
 EventLoop::EventLoop() : state_(std::make_unique<State>()) {
   state_->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
   state_->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-  ATL_CHECK(state_->epoll_fd >= 0 && state_->event_fd >= 0);  // at start: out of descriptors before anything runs
+  ATL_CHECK(state_->epoll_fd >= 0 &&
+            state_->event_fd >= 0);  // at start: out of descriptors before anything runs
   epoll_event event = {.events = EPOLLIN, .data = {.u64 = kWakeId}};
   ATL_CHECK(epoll_ctl(state_->epoll_fd, EPOLL_CTL_ADD, state_->event_fd, &event) == 0);
 }
@@ -109,7 +113,8 @@ void EventLoop::Post(std::function<void()> fn) {
 
 void EventLoop::RunOnce(absl::Duration timeout) {
   State& s = *state_;
-  int64_t wait_ns = timeout >= absl::InfiniteDuration() ? kForever : absl::ToInt64Nanoseconds(timeout);
+  int64_t wait_ns =
+      timeout >= absl::InfiniteDuration() ? kForever : absl::ToInt64Nanoseconds(timeout);
   if (wait_ns < 0) wait_ns = 0;
   if (wait_ns > 0 && !s.timers.empty() && s.timers.begin()->first.first != kForever) {
     const int64_t until_timer = s.timers.begin()->first.first - MonotonicNs();
@@ -153,7 +158,8 @@ void EventLoop::State::RunTimers() {
   if (timers.empty()) return;
   const int64_t now = MonotonicNs();
   const uint64_t end = next_timer;  // timers set by these callbacks wait for the next turn
-  while (!timers.empty() && timers.begin()->first.first <= now && timers.begin()->first.second < end) {
+  while (!timers.empty() && timers.begin()->first.first <= now &&
+         timers.begin()->first.second < end) {
     const auto node = timers.extract(timers.begin());
     due_of_timer.erase(node.key().second);
     node.mapped()();

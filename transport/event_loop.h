@@ -1,4 +1,5 @@
-// One thread's loop over sockets, timers and posted functions. Everything that moves rows runs on such a loop: no locks.
+// One thread's loop over sockets, timers and posted functions. Everything that moves rows runs on
+// such a loop: no locks.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,8 @@
 
 namespace atl::transport {
 
-// Thread-compatible: owned by one thread, which calls RunOnce; all but Post are for that thread alone (or before it starts).
+// Thread-compatible: owned by one thread, which calls RunOnce; all but Post are for that thread
+// alone (or before it starts).
 class EventLoop {
  public:
   EventLoop();
@@ -18,23 +20,25 @@ class EventLoop {
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
 
-  // Any thread. Runs `fn` on the loop's thread, in the order of the calls; wakes the loop if it waits. A function posted from the loop's own
-  // thread runs in the next RunOnce, without a system call. Functions still queued when the loop dies are dropped.
+  // Any thread. Runs `fn` on the loop's thread, in the order of the calls; wakes the loop if it
+  // waits. A function posted from the loop's own thread runs in the next RunOnce, without a system
+  // call. Functions still queued when the loop dies are dropped.
   void Post(std::function<void()> fn);
 
-  // Waits at most `timeout` for something to be ready, then runs all that is: descriptors, due timers, posted functions.
-  // Returns at once if something was posted. `timeout` may be zero (poll) or infinite.
-  // Callbacks may call anything here but RunOnce.
+  // Waits at most `timeout` for something to be ready, then runs all that is: descriptors, due
+  // timers, posted functions. Returns at once if something was posted. `timeout` may be zero (poll)
+  // or infinite. Callbacks may call anything here but RunOnce.
   void RunOnce(absl::Duration timeout);
 
-  // Level-triggered. `events`: EPOLLIN, EPOLLOUT, EPOLLRDHUP (EPOLLERR and EPOLLHUP are always told). The callback gets the
-  // events that are ready, and may unwatch. REQUIRES fd is not watched yet; Unwatch before closing it.
+  // Level-triggered. `events`: EPOLLIN, EPOLLOUT, EPOLLRDHUP (EPOLLERR and EPOLLHUP are always
+  // told). The callback gets the events that are ready, and may unwatch. REQUIRES fd is not watched
+  // yet; Unwatch before closing it.
   void Watch(int fd, uint32_t events, std::function<void(uint32_t)> on_ready);
   void Rearm(int fd, uint32_t events);
   void Unwatch(int fd);
 
-  // Runs `fn` once, at or after `when` (a later jump of the wall clock does not move it). Returns an id for CancelTimer,
-  // never 0; cancelling one that ran, or 0, does nothing.
+  // Runs `fn` once, at or after `when` (a later jump of the wall clock does not move it). Returns
+  // an id for CancelTimer, never 0; cancelling one that ran, or 0, does nothing.
   uint64_t RunAt(absl::Time when, std::function<void()> fn);
   void CancelTimer(uint64_t id);
 

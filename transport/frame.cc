@@ -37,12 +37,14 @@ constexpr int kMaxStatusCode = 16;  // UNAUTHENTICATED
 int TypeNumber(FrameType type) { return static_cast<int>(type); }
 
 Status CheckSize(const Frame& frame, int64_t expected) {
-  if (frame.header.payload_bytes == expected && frame.payload.size() == static_cast<size_t>(expected)) {
+  if (frame.header.payload_bytes == expected &&
+      frame.payload.size() == static_cast<size_t>(expected)) {
     return absl::OkStatus();
   }
-  return InvalidArgument("frame type %d: payload of %d bytes (%d received), expected %d for rows %d, pairs %d",
-                         TypeNumber(frame.header.type), frame.header.payload_bytes, frame.payload.size(), expected,
-                         frame.header.rows, frame.header.pairs);
+  return InvalidArgument(
+      "frame type %d: payload of %d bytes (%d received), expected %d for rows %d, pairs %d",
+      TypeNumber(frame.header.type), frame.header.payload_bytes, frame.payload.size(), expected,
+      frame.header.rows, frame.header.pairs);
 }
 
 // `count` vectors [D] of the wire type, plus `extra_bytes`.
@@ -50,14 +52,15 @@ Status CheckVectors(const PayloadShape& shape, const Frame& frame, const char* w
                     int64_t extra_bytes) {
   const FrameHeader& h = frame.header;
   if (h.dtype != shape.wire) {
-    return InvalidArgument("frame type %d: dtype %s, expected %s", TypeNumber(h.type), DTypeName(h.dtype),
-                           DTypeName(shape.wire));
+    return InvalidArgument("frame type %d: dtype %s, expected %s", TypeNumber(h.type),
+                           DTypeName(h.dtype), DTypeName(shape.wire));
   }
   if (h.layer >= shape.num_layers) {
-    return InvalidArgument("frame type %d: layer %d, expected less than %d", TypeNumber(h.type), h.layer,
-                           shape.num_layers);
+    return InvalidArgument("frame type %d: layer %d, expected less than %d", TypeNumber(h.type),
+                           h.layer, shape.num_layers);
   }
-  if (count == 0) return InvalidArgument("frame type %d: 0 %s, expected at least 1", TypeNumber(h.type), what);
+  if (count == 0)
+    return InvalidArgument("frame type %d: 0 %s, expected at least 1", TypeNumber(h.type), what);
   return CheckSize(frame, count * shape.hidden_size * DTypeBytes(shape.wire) + extra_bytes);
 }
 
@@ -69,13 +72,15 @@ Status CheckWorkPairs(const PayloadShape& shape, const Frame& frame) {
       return InvalidArgument("pair %d: row %d, expected less than %d", i, p.row, frame.header.rows);
     }
     if (p.expert >= shape.num_experts) {
-      return InvalidArgument("pair %d: expert %d, expected less than %d", i, p.expert, shape.num_experts);
+      return InvalidArgument("pair %d: expert %d, expected less than %d", i, p.expert,
+                             shape.num_experts);
     }
     if (i == 0) continue;
     const WorkPair q = pairs[i - 1];
     if (p.expert < q.expert || (p.expert == q.expert && p.row <= q.row)) {
-      return InvalidArgument("pair %d: (expert %d, row %d) after (%d, %d), expected strictly ascending", i, p.expert,
-                             p.row, q.expert, q.row);
+      return InvalidArgument(
+          "pair %d: (expert %d, row %d) after (%d, %d), expected strictly ascending", i, p.expert,
+          p.row, q.expert, q.row);
     }
   }
   return absl::OkStatus();
@@ -91,29 +96,34 @@ void EncodeHeader(const FrameHeader& header, std::byte* out) {
 
 StatusOr<FrameHeader> DecodeHeader(std::span<const std::byte> bytes) {
   if (bytes.size() != kFrameHeaderBytes) {
-    return InvalidArgument("frame header of %d bytes, expected %d", bytes.size(), kFrameHeaderBytes);
+    return InvalidArgument("frame header of %d bytes, expected %d", bytes.size(),
+                           kFrameHeaderBytes);
   }
   FrameHeader h;
   std::memcpy(&h, bytes.data(), kFrameHeaderBytes);
-  if (h.magic != kFrameMagic) return InvalidArgument("frame magic %#x, expected %#x", h.magic, kFrameMagic);
+  if (h.magic != kFrameMagic)
+    return InvalidArgument("frame magic %#x, expected %#x", h.magic, kFrameMagic);
   if (h.version != kProtocolVersion) {
     return InvalidArgument("frame version %d, expected %d", h.version, kProtocolVersion);
   }
   const uint32_t crc = Crc32c(bytes.first(offsetof(FrameHeader, header_crc)));
-  if (h.header_crc != crc) return InvalidArgument("frame header_crc %#x, expected %#x", h.header_crc, crc);
+  if (h.header_crc != crc)
+    return InvalidArgument("frame header_crc %#x, expected %#x", h.header_crc, crc);
   if (h.type < FrameType::kHello || h.type > FrameType::kCredit) {
-    return InvalidArgument("frame type %d, expected %d to %d", TypeNumber(h.type), TypeNumber(FrameType::kHello),
-                           TypeNumber(FrameType::kCredit));
+    return InvalidArgument("frame type %d, expected %d to %d", TypeNumber(h.type),
+                           TypeNumber(FrameType::kHello), TypeNumber(FrameType::kCredit));
   }
   if (h.dtype > DType::kF8E4M3) {
     return InvalidArgument("frame dtype %d, expected 0 to %d", static_cast<int>(h.dtype),
                            static_cast<int>(DType::kF8E4M3));
   }
   if (h.reserved[0] != 0 || h.reserved[1] != 0 || h.reserved[2] != 0) {
-    return InvalidArgument("frame reserved bytes %d %d %d, expected 0", h.reserved[0], h.reserved[1], h.reserved[2]);
+    return InvalidArgument("frame reserved bytes %d %d %d, expected 0", h.reserved[0],
+                           h.reserved[1], h.reserved[2]);
   }
   if (h.payload_bytes > kMaxPayloadBytes) {
-    return InvalidArgument("frame payload of %d bytes, expected at most %d", h.payload_bytes, kMaxPayloadBytes);
+    return InvalidArgument("frame payload of %d bytes, expected at most %d", h.payload_bytes,
+                           kMaxPayloadBytes);
   }
   return h;
 }
@@ -129,20 +139,24 @@ Status CheckPayload(const PayloadShape& shape, const Frame& frame) {
     case FrameType::kWork: {
       if (h.pairs == 0) return InvalidArgument("work of 0 pairs, expected at least 1");
       if (h.rows * shape.hidden_size * DTypeBytes(shape.wire) % alignof(WorkPair) != 0) {
-        return InvalidArgument("work of %d rows of %d values: the pairs behind them are not aligned", h.rows,
-                               shape.hidden_size);
+        return InvalidArgument(
+            "work of %d rows of %d values: the pairs behind them are not aligned", h.rows,
+            shape.hidden_size);
       }
-      ATL_RETURN_IF_ERROR(CheckVectors(shape, frame, "rows", h.rows, int64_t{h.pairs} * sizeof(WorkPair)));
+      ATL_RETURN_IF_ERROR(
+          CheckVectors(shape, frame, "rows", h.rows, int64_t{h.pairs} * sizeof(WorkPair)));
       return CheckWorkPairs(shape, frame);
     }
     case FrameType::kOuts:
       return CheckVectors(shape, frame, "pairs", h.pairs, 0);
     case FrameType::kError:
       if (h.layer < 1 || h.layer > kMaxStatusCode) {
-        return InvalidArgument("error frame with code %d, expected 1 to %d", h.layer, kMaxStatusCode);
+        return InvalidArgument("error frame with code %d, expected 1 to %d", h.layer,
+                               kMaxStatusCode);
       }
       if (h.payload_bytes > kMaxErrorBytes) {
-        return InvalidArgument("error frame of %d bytes, expected at most %d", h.payload_bytes, kMaxErrorBytes);
+        return InvalidArgument("error frame of %d bytes, expected at most %d", h.payload_bytes,
+                               kMaxErrorBytes);
       }
       return CheckSize(frame, h.payload_bytes);
     case FrameType::kCancel:
@@ -157,7 +171,8 @@ Status CheckPayload(const PayloadShape& shape, const Frame& frame) {
 
 std::span<const WorkPair> WorkPairs(const Frame& frame) {
   const size_t bytes = frame.header.pairs * sizeof(WorkPair);
-  return {reinterpret_cast<const WorkPair*>(frame.payload.data() + frame.payload.size() - bytes), frame.header.pairs};
+  return {reinterpret_cast<const WorkPair*>(frame.payload.data() + frame.payload.size() - bytes),
+          frame.header.pairs};
 }
 
 Frame MakeErrorFrame(uint64_t call_id, const Status& error) {
@@ -184,7 +199,8 @@ uint32_t TimeLeftUs(absl::Time deadline) {
 }
 
 absl::Time DeadlineOf(const FrameHeader& header) {
-  return header.time_left_us == 0 ? absl::InfiniteFuture() : absl::Now() + absl::Microseconds(header.time_left_us);
+  return header.time_left_us == 0 ? absl::InfiniteFuture()
+                                  : absl::Now() + absl::Microseconds(header.time_left_us);
 }
 
 }  // namespace atl::transport

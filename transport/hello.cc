@@ -34,7 +34,8 @@ StatusOr<Hello> DecodeHello(std::span<const std::byte> bytes) {
                        DecodeHelloHeader(bytes.first(kFrameHeaderBytes), sizeof(Ticket)));
   const std::span<const std::byte> ticket = bytes.subspan(kFrameHeaderBytes, sizeof(Ticket));
   const uint32_t crc = Crc32c(ticket);
-  if (header.payload_crc != crc) return DataLoss("hello payload_crc %#x, expected %#x", header.payload_crc, crc);
+  if (header.payload_crc != crc)
+    return DataLoss("hello payload_crc %#x, expected %#x", header.payload_crc, crc);
   Hello hello{.window_bytes = header.pairs};
   std::memcpy(hello.ticket.data(), ticket.data(), ticket.size());
   return hello;

@@ -1,5 +1,5 @@
-// The first frame each way on a fresh connection: kHello with the one-time ticket, answered by kHello, or by kError
-// with the status code. Both hellos carry the sender's window in `pairs`.
+// The first frame each way on a fresh connection: kHello with the one-time ticket, answered by
+// kHello, or by kError with the status code. Both hellos carry the sender's window in `pairs`.
 #pragma once
 
 #include <array>

@@ -1,4 +1,5 @@
-// The two ends of an in-process link. Each end has an inbox that the other end fills; the receiver's loop empties it.
+// The two ends of an in-process link. Each end has an inbox that the other end fills; the
+// receiver's loop empties it.
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -13,7 +14,9 @@ namespace {
 class InprocEnd : public std::enable_shared_from_this<InprocEnd> {
  public:
   InprocEnd(EventLoop* loop, bool same_loop, const LinkLimits& limits)
-      : loop_(loop), same_loop_(same_loop), inbox_limit_(limits.window_bytes + limits.queue_bytes) {}
+      : loop_(loop),
+        same_loop_(same_loop),
+        inbox_limit_(limits.window_bytes + limits.queue_bytes) {}
 
   void SetPeer(const std::shared_ptr<InprocEnd>& peer) { peer_ = peer; }
   const LinkStats& stats() const { return stats_; }
@@ -27,7 +30,8 @@ class InprocEnd : public std::enable_shared_from_this<InprocEnd> {
   Status Send(FrameHeader header, Buffer payload) {
     if (closed_) return Unavailable("inproc link is closed: %s", std::string(closed_->message()));
     if (payload.size() > kMaxPayloadBytes) {
-      return InvalidArgument("frame payload of %d bytes, expected at most %d", payload.size(), kMaxPayloadBytes);
+      return InvalidArgument("frame payload of %d bytes, expected at most %d", payload.size(),
+                             kMaxPayloadBytes);
     }
     const std::shared_ptr<InprocEnd> peer = peer_.lock();
     if (peer == nullptr) return Unavailable("inproc link: the peer is gone");
@@ -72,8 +76,9 @@ class InprocEnd : public std::enable_shared_from_this<InprocEnd> {
       const int64_t bytes = kFrameHeaderBytes + static_cast<int64_t>(frame.payload.size());
       if (refusing_) return Unavailable("inproc link: the peer has closed it");
       if (inbox_bytes_ + bytes > inbox_limit_) {
-        return ResourceExhausted("inproc link: %d bytes wait at the peer, no room for %d more (limit %d)",
-                                 inbox_bytes_, bytes, inbox_limit_);
+        return ResourceExhausted(
+            "inproc link: %d bytes wait at the peer, no room for %d more (limit %d)", inbox_bytes_,
+            bytes, inbox_limit_);
       }
       inbox_.push_back(std::move(frame));
       inbox_bytes_ += bytes;
@@ -160,10 +165,13 @@ class InprocLink : public Link {
  public:
   explicit InprocLink(std::shared_ptr<InprocEnd> end) : end_(std::move(end)) {}
   ~InprocLink() override { end_->Abandon(); }
-  void SetCallbacks(std::function<void(Frame)> on_frame, std::function<void(Status)> on_closed) override {
+  void SetCallbacks(std::function<void(Frame)> on_frame,
+                    std::function<void(Status)> on_closed) override {
     end_->SetCallbacks(std::move(on_frame), std::move(on_closed));
   }
-  Status Send(FrameHeader header, Buffer payload) override { return end_->Send(header, std::move(payload)); }
+  Status Send(FrameHeader header, Buffer payload) override {
+    return end_->Send(header, std::move(payload));
+  }
   void Close(const Status& why) override { end_->Close(why); }
   LinkKind kind() const override { return LinkKind::kInproc; }
   const LinkStats& stats() const override { return end_->stats(); }
@@ -174,8 +182,9 @@ class InprocLink : public Link {
 
 }  // namespace
 
-std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>> MakeInprocLinks(EventLoop* loop_a, EventLoop* loop_b,
-                                                                      const LinkLimits& limits) {
+std::pair<std::unique_ptr<Link>, std::unique_ptr<Link>> MakeInprocLinks(EventLoop* loop_a,
+                                                                        EventLoop* loop_b,
+                                                                        const LinkLimits& limits) {
   const auto a = std::make_shared<InprocEnd>(loop_a, loop_a == loop_b, limits);
   const auto b = std::make_shared<InprocEnd>(loop_b, loop_a == loop_b, limits);
   a->SetPeer(b);

@@ -44,8 +44,8 @@ StatusOr<int> BindAndListen(const Endpoint& endpoint, const SocketAddress& addre
     fchmod(fd, 0600);  // the file that bind makes takes this mode
   }
   int result = bind(fd, address.get(), address.size);
-  if (result != 0 && errno == EADDRINUSE && endpoint.kind == LinkKind::kUnix && endpoint.address[0] != '@' &&
-      IsStale(address)) {
+  if (result != 0 && errno == EADDRINUSE && endpoint.kind == LinkKind::kUnix &&
+      endpoint.address[0] != '@' && IsStale(address)) {
     unlink(endpoint.address.c_str());
     result = bind(fd, address.get(), address.size);
   }
@@ -62,7 +62,12 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
  public:
   Acceptor(EventLoop* loop, int fd, LinkKind kind, TicketBook* tickets, const LinkLimits& limits,
            LinkListener::OnLink on_link)
-      : loop_(loop), fd_(fd), kind_(kind), tickets_(tickets), limits_(limits), on_link_(std::move(on_link)) {}
+      : loop_(loop),
+        fd_(fd),
+        kind_(kind),
+        tickets_(tickets),
+        limits_(limits),
+        on_link_(std::move(on_link)) {}
 
   void Watch() {
     rest_timer_ = 0;
@@ -88,7 +93,8 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
     while (!stopped_) {
       const int fd = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
       if (fd < 0 && (errno == EINTR || errno == ECONNABORTED)) continue;
-      if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) return Rest(errno);
+      if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM))
+        return Rest(errno);
       if (fd < 0) return;
       if (const Status prepared = PrepareSocket(fd, kind_); !prepared.ok()) {
         LogWarning("link listener: %s", prepared.ToString());
@@ -98,10 +104,12 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
       if (waiting_.size() >= kMaxWaiting) DropOldest();
       Waiting& waiting = waiting_[fd];
       waiting.timer = loop_->RunAt(absl::Now() + kTicketTimeout, [self = shared_from_this(), fd] {
-        LogWarning("link listener: a peer showed no ticket within %s", absl::FormatDuration(kTicketTimeout).c_str());
+        LogWarning("link listener: a peer showed no ticket within %s",
+                   absl::FormatDuration(kTicketTimeout).c_str());
         self->Drop(fd);
       });
-      loop_->Watch(fd, EPOLLIN | EPOLLRDHUP, [self = shared_from_this(), fd](uint32_t) { self->ReadHello(fd); });
+      loop_->Watch(fd, EPOLLIN | EPOLLRDHUP,
+                   [self = shared_from_this(), fd](uint32_t) { self->ReadHello(fd); });
     }
   }
 
@@ -125,7 +133,8 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
 
   void Judge(int fd, const HelloBytes& bytes) {
     const StatusOr<Hello> hello = DecodeHello(bytes);
-    const StatusOr<std::string> peer = hello.ok() ? tickets_->Redeem(hello->ticket) : hello.status();
+    const StatusOr<std::string> peer =
+        hello.ok() ? tickets_->Redeem(hello->ticket) : hello.status();
     const HelloAnswerBytes answer = EncodeHelloAnswer(peer.status(), limits_.window_bytes);
     // An empty socket takes these few bytes at once; if not, the peer is gone.
     const bool sent = send(fd, answer.data(), answer.size(), MSG_NOSIGNAL | MSG_DONTWAIT) ==
@@ -149,7 +158,8 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
 
   // Honest peers show their ticket at once: whoever has waited longest is the least likely to.
   void DropOldest() {
-    LogWarning("link listener: %d connections wait for their ticket, the oldest is dropped", waiting_.size());
+    LogWarning("link listener: %d connections wait for their ticket, the oldest is dropped",
+               waiting_.size());
     const auto older = [](const auto& a, const auto& b) { return a.second.timer < b.second.timer; };
     Drop(std::min_element(waiting_.begin(), waiting_.end(), older)->first);
   }
@@ -171,7 +181,8 @@ class SocketListener : public LinkListener {
       : acceptor_(std::move(acceptor)), endpoint_(std::move(endpoint)) {}
   ~SocketListener() override {
     acceptor_->Stop();
-    if (endpoint_.kind == LinkKind::kUnix && endpoint_.address[0] != '@') unlink(endpoint_.address.c_str());
+    if (endpoint_.kind == LinkKind::kUnix && endpoint_.address[0] != '@')
+      unlink(endpoint_.address.c_str());
   }
   const Endpoint& endpoint() const override { return endpoint_; }
 
@@ -182,8 +193,10 @@ class SocketListener : public LinkListener {
 
 }  // namespace
 
-StatusOr<std::unique_ptr<LinkListener>> LinkListener::Listen(EventLoop* loop, const Endpoint& endpoint,
-                                                             TicketBook* tickets, const LinkLimits& limits,
+StatusOr<std::unique_ptr<LinkListener>> LinkListener::Listen(EventLoop* loop,
+                                                             const Endpoint& endpoint,
+                                                             TicketBook* tickets,
+                                                             const LinkLimits& limits,
                                                              OnLink on_link) {
   ATL_RETURN_IF_ERROR(CheckLimits(limits));
   ATL_ASSIGN_OR_RETURN(const Endpoint resolved, ResolveEndpoint(endpoint));
@@ -197,7 +210,8 @@ StatusOr<std::unique_ptr<LinkListener>> LinkListener::Listen(EventLoop* loop, co
       bound.address = FormatAddress(actual);
     }
   }
-  auto acceptor = std::make_shared<Acceptor>(loop, fd, bound.kind, tickets, limits, std::move(on_link));
+  auto acceptor =
+      std::make_shared<Acceptor>(loop, fd, bound.kind, tickets, limits, std::move(on_link));
   acceptor->Watch();
   return std::make_unique<SocketListener>(std::move(acceptor), std::move(bound));
 }

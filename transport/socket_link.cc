@@ -35,17 +35,22 @@ Status SetOption(int fd, int level, int name, int value, const char* what) {
 }
 
 bool IsBadFrame(const Status& why) {
-  return why.code() == absl::StatusCode::kInvalidArgument || why.code() == absl::StatusCode::kDataLoss;
+  return why.code() == absl::StatusCode::kInvalidArgument ||
+         why.code() == absl::StatusCode::kDataLoss;
 }
 
 class SocketLink : public Link {
  public:
-  explicit SocketLink(std::shared_ptr<SocketConnection> connection) : connection_(std::move(connection)) {}
+  explicit SocketLink(std::shared_ptr<SocketConnection> connection)
+      : connection_(std::move(connection)) {}
   ~SocketLink() override { connection_->Abandon(); }
-  void SetCallbacks(std::function<void(Frame)> on_frame, std::function<void(Status)> on_closed) override {
+  void SetCallbacks(std::function<void(Frame)> on_frame,
+                    std::function<void(Status)> on_closed) override {
     connection_->SetCallbacks(std::move(on_frame), std::move(on_closed));
   }
-  Status Send(FrameHeader header, Buffer payload) override { return connection_->Send(header, std::move(payload)); }
+  Status Send(FrameHeader header, Buffer payload) override {
+    return connection_->Send(header, std::move(payload));
+  }
   void Close(const Status& why) override { connection_->Close(why); }
   LinkKind kind() const override { return connection_->kind(); }
   const LinkStats& stats() const override { return connection_->stats(); }
@@ -58,18 +63,21 @@ class SocketLink : public Link {
 
 Status PrepareSocket(int fd, LinkKind kind) {
   const int flags = fcntl(fd, F_GETFL);
-  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) return ErrnoStatus(errno, "fcntl O_NONBLOCK");
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+    return ErrnoStatus(errno, "fcntl O_NONBLOCK");
   if (kind != LinkKind::kTcp) return absl::OkStatus();
   ATL_RETURN_IF_ERROR(SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY"));
-  ATL_RETURN_IF_ERROR(SetOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, kTcpUserTimeoutMs, "TCP_USER_TIMEOUT"));
+  ATL_RETURN_IF_ERROR(
+      SetOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, kTcpUserTimeoutMs, "TCP_USER_TIMEOUT"));
   ATL_RETURN_IF_ERROR(SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1, "SO_KEEPALIVE"));
   ATL_RETURN_IF_ERROR(SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, kKeepaliveIdleS, "TCP_KEEPIDLE"));
-  ATL_RETURN_IF_ERROR(SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, kKeepaliveIntervalS, "TCP_KEEPINTVL"));
+  ATL_RETURN_IF_ERROR(
+      SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, kKeepaliveIntervalS, "TCP_KEEPINTVL"));
   return SetOption(fd, IPPROTO_TCP, TCP_KEEPCNT, kKeepaliveProbes, "TCP_KEEPCNT");
 }
 
-std::unique_ptr<Link> MakeSocketLink(EventLoop* loop, int fd, LinkKind kind, const LinkLimits& limits,
-                                     int64_t peer_window_bytes) {
+std::unique_ptr<Link> MakeSocketLink(EventLoop* loop, int fd, LinkKind kind,
+                                     const LinkLimits& limits, int64_t peer_window_bytes) {
   auto connection = std::make_shared<SocketConnection>(loop, fd, kind, limits, peer_window_bytes);
   connection->Start();
   return std::make_unique<SocketLink>(std::move(connection));
@@ -89,7 +97,8 @@ void SocketConnection::Start() {
   });
 }
 
-void SocketConnection::SetCallbacks(std::function<void(Frame)> on_frame, std::function<void(Status)> on_closed) {
+void SocketConnection::SetCallbacks(std::function<void(Frame)> on_frame,
+                                    std::function<void(Status)> on_closed) {
   ATL_CHECK(on_frame_ == nullptr);
   on_frame_ = std::make_shared<std::function<void(Frame)>>(std::move(on_frame));
   on_closed_ = std::move(on_closed);
@@ -158,12 +167,15 @@ void SocketConnection::Read() {
       parts[num_parts++] = {payload_.data() + payload_got_, static_cast<size_t>(rest)};
       asked += rest;
     }
-    parts[num_parts++] = {next_header_.data() + next_header_got_, next_header_.size() - next_header_got_};
+    parts[num_parts++] = {next_header_.data() + next_header_got_,
+                          next_header_.size() - next_header_got_};
     asked += kFrameHeaderBytes - next_header_got_;
     const ssize_t n = readv(fd_, parts, num_parts);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-    if (n < 0) return Shut(Unavailable("%s", std::string(ErrnoStatus(errno, "read from the peer").message())));
+    if (n < 0)
+      return Shut(
+          Unavailable("%s", std::string(ErrnoStatus(errno, "read from the peer").message())));
     if (n == 0) return Shut(Unavailable("the peer closed the connection"));
     TakeBytes(n);
     if (n < asked) return;  // nothing more for now; what comes later wakes the loop again
@@ -173,7 +185,8 @@ void SocketConnection::Read() {
 
 void SocketConnection::TakeBytes(int64_t n) {
   if (in_payload_) {
-    const int64_t of_payload = std::min<int64_t>(n, static_cast<int64_t>(payload_.size()) - payload_got_);
+    const int64_t of_payload =
+        std::min<int64_t>(n, static_cast<int64_t>(payload_.size()) - payload_got_);
     payload_got_ += of_payload;
     n -= of_payload;
   }
@@ -195,14 +208,15 @@ void SocketConnection::BeginFrame() {
   StatusOr<FrameHeader> header = DecodeHeader(next_header_);
   if (!header.ok()) return Shut(header.status());
   if (header->payload_bytes > limits_.window_bytes) {
-    return Shut(InvalidArgument("frame payload of %d bytes, expected at most the window of %d", header->payload_bytes,
-                                limits_.window_bytes));
+    return Shut(InvalidArgument("frame payload of %d bytes, expected at most the window of %d",
+                                header->payload_bytes, limits_.window_bytes));
   }
   header_ = *header;
   try {
     payload_ = Buffer(header_.payload_bytes);
   } catch (const std::bad_alloc&) {
-    return Shut(ResourceExhausted("no memory for a frame payload of %d bytes", header_.payload_bytes));
+    return Shut(
+        ResourceExhausted("no memory for a frame payload of %d bytes", header_.payload_bytes));
   }
   payload_got_ = 0;
   in_payload_ = true;
@@ -227,8 +241,8 @@ void SocketConnection::FinishFrame() {
 
 void SocketConnection::TakeCredit(const FrameHeader& header) {
   if (header.pairs > in_flight_bytes_ || header.payload_bytes != 0) {
-    return Shut(InvalidArgument("credit for %d bytes, expected at most the %d in flight", header.pairs,
-                                in_flight_bytes_));
+    return Shut(InvalidArgument("credit for %d bytes, expected at most the %d in flight",
+                                header.pairs, in_flight_bytes_));
   }
   in_flight_bytes_ -= header.pairs;
   Flush();
@@ -243,7 +257,8 @@ void SocketConnection::Deliver(Frame frame) {
   }
   held_bytes_ += kFrameHeaderBytes + bytes;
   if (held_bytes_ > 2 * limits_.window_bytes) {
-    return Shut(InvalidArgument("the peer sent %d bytes beyond its window of %d", held_bytes_, limits_.window_bytes));
+    return Shut(InvalidArgument("the peer sent %d bytes beyond its window of %d", held_bytes_,
+                                limits_.window_bytes));
   }
   held_.push_back(std::move(frame));
 }
@@ -259,18 +274,21 @@ void SocketConnection::Consumed(int64_t payload_bytes) {
 
 Status SocketConnection::Send(FrameHeader header, Buffer payload) {
   if (closed_) {
-    return Unavailable("%s link is closed: %s", LinkKindName(kind_), std::string(closed_->message()));
+    return Unavailable("%s link is closed: %s", LinkKindName(kind_),
+                       std::string(closed_->message()));
   }
   const int64_t bytes = payload.size();
   const int64_t limit = std::min<int64_t>(peer_window_bytes_, kMaxPayloadBytes);
-  if (bytes > limit) return InvalidArgument("frame payload of %d bytes, expected at most %d", bytes, limit);
+  if (bytes > limit)
+    return InvalidArgument("frame payload of %d bytes, expected at most %d", bytes, limit);
   const int64_t frame_bytes = kFrameHeaderBytes + bytes;
   const bool waits = admitted_ < queue_.size() || !HasCreditFor(bytes);
-  // Frames with credit are bounded by the peer's window; frames without payload need none, so all are counted too.
+  // Frames with credit are bounded by the peer's window; frames without payload need none, so all
+  // are counted too.
   if ((waits && blocked_bytes_ + frame_bytes > limits_.queue_bytes) ||
       queued_bytes_ + frame_bytes > 2 * peer_window_bytes_ + limits_.queue_bytes) {
-    return ResourceExhausted("%s link: %d bytes are queued, no room for %d more (limit %d)", LinkKindName(kind_),
-                             queued_bytes_, frame_bytes, limits_.queue_bytes);
+    return ResourceExhausted("%s link: %d bytes are queued, no room for %d more (limit %d)",
+                             LinkKindName(kind_), queued_bytes_, frame_bytes, limits_.queue_bytes);
   }
   header.payload_bytes = static_cast<uint32_t>(bytes);
   header.payload_crc = kind_ == LinkKind::kTcp ? Crc32c({payload.data(), payload.size()}) : 0;
@@ -283,13 +301,16 @@ Status SocketConnection::Send(FrameHeader header, Buffer payload) {
   stats_.bytes_sent += bytes;
   Admit();
   if (!wants_write_) Flush();
-  if (closed_) return Unavailable("%s link: %s", LinkKindName(kind_), std::string(closed_->message()));
+  if (closed_)
+    return Unavailable("%s link: %s", LinkKindName(kind_), std::string(closed_->message()));
   return absl::OkStatus();
 }
 
-// Below half a window the peer may owe credit that it will not send yet, so a large frame may exceed the rest.
+// Below half a window the peer may owe credit that it will not send yet, so a large frame may
+// exceed the rest.
 bool SocketConnection::HasCreditFor(int64_t bytes) const {
-  return bytes == 0 || in_flight_bytes_ + bytes <= peer_window_bytes_ || in_flight_bytes_ * 2 < peer_window_bytes_;
+  return bytes == 0 || in_flight_bytes_ + bytes <= peer_window_bytes_ ||
+         in_flight_bytes_ * 2 < peer_window_bytes_;
 }
 
 // Lets frames pass, in order, as far as the peer's window has room.
@@ -307,7 +328,8 @@ void SocketConnection::Admit() {
 // Credit goes before frames that wait for credit themselves: both ends may be waiting.
 void SocketConnection::QueueCredit() {
   OutFrame frame;
-  const FrameHeader header = {.type = FrameType::kCredit, .pairs = static_cast<uint32_t>(credit_owed_)};
+  const FrameHeader header = {.type = FrameType::kCredit,
+                              .pairs = static_cast<uint32_t>(credit_owed_)};
   EncodeHeader(header, frame.header.data());
   credit_owed_ = 0;
   queued_bytes_ += kFrameHeaderBytes;
@@ -331,7 +353,8 @@ void SocketConnection::Flush() {
         parts[num_parts++] = {frame.header.data() + frame.sent, static_cast<size_t>(header_rest)};
       }
       if (payload_rest > 0) {
-        parts[num_parts++] = {frame.payload.data() + payload_sent, static_cast<size_t>(payload_rest)};
+        parts[num_parts++] = {frame.payload.data() + payload_sent,
+                              static_cast<size_t>(payload_rest)};
       }
       asked += header_rest + payload_rest;
     }
@@ -341,7 +364,9 @@ void SocketConnection::Flush() {
     const ssize_t n = sendmsg(fd_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return WantWrite(true);
-    if (n < 0) return Shut(Unavailable("%s", std::string(ErrnoStatus(errno, "write to the peer").message())));
+    if (n < 0)
+      return Shut(
+          Unavailable("%s", std::string(ErrnoStatus(errno, "write to the peer").message())));
     DropWritten(n);
     if (n < asked) return WantWrite(true);
   }

@@ -1,4 +1,5 @@
-// The link over a connected stream socket: unix and tcp differ in their options and in the payload's checksum alone.
+// The link over a connected stream socket: unix and tcp differ in their options and in the
+// payload's checksum alone.
 #pragma once
 
 #include <array>
@@ -13,17 +14,21 @@
 
 namespace atl::transport {
 
-// Sets what a data-plane socket needs: non-blocking; for tcp also no delay, keepalive and a user timeout.
+// Sets what a data-plane socket needs: non-blocking; for tcp also no delay, keepalive and a user
+// timeout.
 Status PrepareSocket(int fd, LinkKind kind);
 
-// Takes over `fd`: connected, prepared, both hellos exchanged. `peer_window_bytes` is what the peer's hello said.
-std::unique_ptr<Link> MakeSocketLink(EventLoop* loop, int fd, LinkKind kind, const LinkLimits& limits,
-                                     int64_t peer_window_bytes);
+// Takes over `fd`: connected, prepared, both hellos exchanged. `peer_window_bytes` is what the
+// peer's hello said.
+std::unique_ptr<Link> MakeSocketLink(EventLoop* loop, int fd, LinkKind kind,
+                                     const LinkLimits& limits, int64_t peer_window_bytes);
 
-// What a socket link does behind the Link interface; shared, so that a callback may destroy the link.
+// What a socket link does behind the Link interface; shared, so that a callback may destroy the
+// link.
 class SocketConnection : public std::enable_shared_from_this<SocketConnection> {
  public:
-  SocketConnection(EventLoop* loop, int fd, LinkKind kind, const LinkLimits& limits, int64_t peer_window_bytes);
+  SocketConnection(EventLoop* loop, int fd, LinkKind kind, const LinkLimits& limits,
+                   int64_t peer_window_bytes);
   ~SocketConnection();
 
   void Start();
@@ -81,8 +86,8 @@ class SocketConnection : public std::enable_shared_from_this<SocketConnection> {
   FrameHeader header_;
   Buffer payload_;
   int64_t payload_got_ = 0;
-  int64_t credit_owed_ = 0;      // payload consumed here and not yet told
-  std::deque<Frame> held_;       // came before SetCallbacks
+  int64_t credit_owed_ = 0;  // payload consumed here and not yet told
+  std::deque<Frame> held_;   // came before SetCallbacks
   int64_t held_bytes_ = 0;
 
   // Outgoing: the first `admitted_` frames have credit, the others wait for it.

@@ -49,7 +49,8 @@ Ticket TicketBook::Issue(const std::string& peer) {
   do {
     n = getrandom(ticket.data(), ticket.size(), 0);
   } while (n < 0 && errno == EINTR);
-  ATL_CHECK(n == static_cast<ssize_t>(ticket.size()));  // whole for up to 256 bytes, as getrandom(2) says
+  ATL_CHECK(
+      n == static_cast<ssize_t>(ticket.size()));  // whole for up to 256 bytes, as getrandom(2) says
   absl::MutexLock lock(&state_->mu);
   if (state_->open.size() >= kMaxOpen) state_->open.pop_front();
   state_->open.push_back({ticket, peer, Clock::now() + state_->ttl});
@@ -64,7 +65,8 @@ StatusOr<std::string> TicketBook::Redeem(const Ticket& ticket) {
   for (auto it = state_->open.begin(); it != state_->open.end(); ++it) {
     if (Equal(it->ticket, ticket)) found = it;
   }
-  if (found == state_->open.end()) return absl::PermissionDeniedError("the ticket is unknown, used or expired");
+  if (found == state_->open.end())
+    return absl::PermissionDeniedError("the ticket is unknown, used or expired");
   std::string peer = std::move(found->peer);
   state_->open.erase(found);
   return peer;

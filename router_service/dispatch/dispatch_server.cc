@@ -40,13 +40,15 @@ struct DispatchServer::State {
   static void Refuse(Caller& caller, uint64_t call_id, const Status& error, uint16_t flags);
 };
 
-DispatchServer::DispatchServer(transport::EventLoop* /*loop: the dispatcher's*/, const model::ModelConfig& config,
+DispatchServer::DispatchServer(transport::EventLoop* /*loop: the dispatcher's*/,
+                               const model::ModelConfig& config,
                                const model::NumericProfile& profile, Dispatcher* dispatcher)
-    : state_(new State{.shape = {.hidden_size = config.hidden_size,
-                                 .num_layers = config.num_hidden_layers + config.num_nextn_predict_layers,
-                                 .num_experts = config.num_expert_ids(),
-                                 .wire = profile.wire},
-                       .dispatcher = dispatcher}) {}
+    : state_(new State{
+          .shape = {.hidden_size = config.hidden_size,
+                    .num_layers = config.num_hidden_layers + config.num_nextn_predict_layers,
+                    .num_experts = config.num_expert_ids(),
+                    .wire = profile.wire},
+          .dispatcher = dispatcher}) {}
 
 DispatchServer::~DispatchServer() {
   for (const auto& [id, caller] : state_->callers) {
@@ -58,7 +60,8 @@ int DispatchServer::num_links() const { return static_cast<int>(state_->callers.
 
 int64_t DispatchServer::calls_in_flight() const {
   int64_t calls = 0;
-  for (const auto& [id, caller] : state_->callers) calls += static_cast<int64_t>(caller.calls.size());
+  for (const auto& [id, caller] : state_->callers)
+    calls += static_cast<int64_t>(caller.calls.size());
   return calls;
 }
 
@@ -74,7 +77,8 @@ void DispatchServer::AddLink(const std::string& peer, std::unique_ptr<transport:
                         const State::Caller caller = std::move(s->callers.at(id));
                         s->callers.erase(id);
                         LogDebug("link of %s closed: %s", caller.peer, why.ToString());
-                        for (const auto& [call, dispatched] : caller.calls) s->dispatcher->Cancel(dispatched);
+                        for (const auto& [call, dispatched] : caller.calls)
+                          s->dispatcher->Cancel(dispatched);
                       });
 }
 
@@ -94,10 +98,12 @@ void DispatchServer::State::OnFrame(uint64_t caller_id, Frame frame) {
       caller.calls.erase(it);
       return;
     }
-    case FrameType::kPing: return Send(caller, {.type = FrameType::kPong, .call_id = frame.header.call_id}, {});
+    case FrameType::kPing:
+      return Send(caller, {.type = FrameType::kPong, .call_id = frame.header.call_id}, {});
     default:
-      caller.link->Close(InvalidArgument("a frame of type %d at a router, expected dispatch or cancel",
-                                         static_cast<int>(frame.header.type)));
+      caller.link->Close(
+          InvalidArgument("a frame of type %d at a router, expected dispatch or cancel",
+                          static_cast<int>(frame.header.type)));
   }
 }
 
@@ -106,13 +112,16 @@ Status DispatchServer::State::Dispatch(uint64_t caller_id, Frame frame) {
   ATL_RETURN_IF_ERROR(CheckPayload(shape, frame));
   const FrameHeader header = frame.header;
   Caller& caller = callers.at(caller_id);
-  if (caller.calls.contains(header.call_id)) return InvalidArgument("call id %d is in use", header.call_id);
+  if (caller.calls.contains(header.call_id))
+    return InvalidArgument("call id %d is in use", header.call_id);
   if (draining) {
-    Refuse(caller, header.call_id, absl::UnavailableError("the router is shutting down"), transport::kFlagTryAnother);
+    Refuse(caller, header.call_id, absl::UnavailableError("the router is shutting down"),
+           transport::kFlagTryAnother);
     return absl::OkStatus();
   }
   if (caller.calls.size() >= kMaxCallsPerLink) {
-    Refuse(caller, header.call_id, ResourceExhausted("%d calls are in flight on this link", caller.calls.size()), 0);
+    Refuse(caller, header.call_id,
+           ResourceExhausted("%d calls are in flight on this link", caller.calls.size()), 0);
     return absl::OkStatus();
   }
   DispatchCall call = {.layer = header.layer,
@@ -122,15 +131,16 @@ Status DispatchServer::State::Dispatch(uint64_t caller_id, Frame frame) {
                        .x = std::move(frame.payload),
                        .deadline = DeadlineOf(header)};
   caller.calls[header.call_id] = 0;  // before Submit, which may answer from inside
-  const uint64_t dispatched = dispatcher->Submit(std::move(call), [this, caller_id, header](StatusOr<Buffer> y) {
-    Answer(caller_id, header, std::move(y));
-  });
+  const uint64_t dispatched = dispatcher->Submit(
+      std::move(call),
+      [this, caller_id, header](StatusOr<Buffer> y) { Answer(caller_id, header, std::move(y)); });
   const auto it = caller.calls.find(header.call_id);
   if (it != caller.calls.end()) it->second = dispatched;
   return absl::OkStatus();
 }
 
-void DispatchServer::State::Answer(uint64_t caller_id, const FrameHeader& request, StatusOr<Buffer> y) {
+void DispatchServer::State::Answer(uint64_t caller_id, const FrameHeader& request,
+                                   StatusOr<Buffer> y) {
   Caller& caller = callers.at(caller_id);  // the calls of a caller that went were cancelled
   caller.calls.erase(request.call_id);
   if (!y.ok()) return Refuse(caller, request.call_id, y.status(), 0);
@@ -144,7 +154,8 @@ void DispatchServer::State::Answer(uint64_t caller_id, const FrameHeader& reques
   Send(caller, header, *std::move(y));
 }
 
-void DispatchServer::State::Refuse(Caller& caller, uint64_t call_id, const Status& error, uint16_t flags) {
+void DispatchServer::State::Refuse(Caller& caller, uint64_t call_id, const Status& error,
+                                   uint16_t flags) {
   Frame frame = transport::MakeErrorFrame(call_id, error);
   frame.header.flags = flags;
   Send(caller, frame.header, std::move(frame.payload));

@@ -12,13 +12,15 @@
 
 namespace atl::dispatch {
 
-// Router side of `service` dispatch: takes kDispatch and kCancel frames from attention links, answers kCombined, or kError with the call's
-// status. A frame that breaks its shape closes its link; so does a call id that is in use. More than 256 calls of one link at once are
-// refused with RESOURCE_EXHAUSTED. The calls of a link that dies are cancelled. Lives on the loop's thread.
+// Router side of `service` dispatch: takes kDispatch and kCancel frames from attention links,
+// answers kCombined, or kError with the call's status. A frame that breaks its shape closes its
+// link; so does a call id that is in use. More than 256 calls of one link at once are refused with
+// RESOURCE_EXHAUSTED. The calls of a link that dies are cancelled. Lives on the loop's thread.
 class DispatchServer {
  public:
   // `dispatcher` outlives it.
-  DispatchServer(transport::EventLoop* loop, const model::ModelConfig& config, const model::NumericProfile& profile, Dispatcher* dispatcher);
+  DispatchServer(transport::EventLoop* loop, const model::ModelConfig& config,
+                 const model::NumericProfile& profile, Dispatcher* dispatcher);
   ~DispatchServer();
   void AddLink(const std::string& peer, std::unique_ptr<transport::Link> link);
   // From now on new calls are answered UNAVAILABLE with kFlagTryAnother; those in flight go on.

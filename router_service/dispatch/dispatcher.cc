@@ -12,8 +12,9 @@ namespace atl::dispatch {
 using transport::Frame;
 using transport::FrameType;
 
-Dispatcher::Dispatcher(transport::EventLoop* loop, kernels::KernelContext ctx, const model::ModelConfig& config,
-                       const model::NumericProfile& profile, const GateWeights* gates, DispatcherOptions options)
+Dispatcher::Dispatcher(transport::EventLoop* loop, kernels::KernelContext ctx,
+                       const model::ModelConfig& config, const model::NumericProfile& profile,
+                       const GateWeights* gates, DispatcherOptions options)
     : state_(new State{
           .loop = loop,
           .ctx = ctx,
@@ -37,12 +38,14 @@ Dispatcher::~Dispatcher() {
 }
 
 Status Dispatcher::State::Check(const DispatchCall& request) const {
-  if (request.layer < 0 || request.layer >= shape.num_layers || !config.is_moe_layer(request.layer)) {
+  if (request.layer < 0 || request.layer >= shape.num_layers ||
+      !config.is_moe_layer(request.layer)) {
     return InvalidArgument("layer %d has no experts", request.layer);
   }
   const int64_t bytes = request.rows * config.hidden_size * DTypeBytes(profile.wire);
   if (request.rows < 0 || static_cast<int64_t>(request.x.size()) != bytes) {
-    return InvalidArgument("%d rows in %d bytes, expected %d bytes", request.rows, request.x.size(), bytes);
+    return InvalidArgument("%d rows in %d bytes, expected %d bytes", request.rows, request.x.size(),
+                           bytes);
   }
   if (!gates->has_bias_version(request.bias_version)) {
     return FailedPrecondition("bias version %d is not loaded here", request.bias_version);
@@ -76,7 +79,8 @@ uint64_t Dispatcher::Submit(DispatchCall request, Done done) {
   call.done = std::move(done);
   s.num_calls.fetch_add(1);
   call.deadline_timer = s.loop->RunAt(deadline, [&s, id] {
-    s.Finish(id, absl::DeadlineExceededError("the experts did not answer within the call's deadline"));
+    s.Finish(id,
+             absl::DeadlineExceededError("the experts did not answer within the call's deadline"));
   });
   if (pairs.empty()) {
     s.Finish(id, call.routed->Combine(s.ctx));
@@ -113,7 +117,8 @@ void Dispatcher::State::Forget(Call* call) {
     if (node != nodes.end()) {
       node->second.outstanding_rows -= it->second.pairs.size();
       // Best effort: a node that never hears of it computes for nothing, and the answer is dropped.
-      node->second.link->Send({.type = FrameType::kCancel, .call_id = work_id}, Buffer()).IgnoreError();
+      node->second.link->Send({.type = FrameType::kCancel, .call_id = work_id}, Buffer())
+          .IgnoreError();
     }
     works.erase(it);
   }
@@ -142,7 +147,9 @@ void Dispatcher::RemoveLink(const cluster::NodeName& node) {
   if (HasLink(node)) state_->LoseNode(node, absl::OkStatus(), /*died=*/false);
 }
 
-bool Dispatcher::HasLink(const cluster::NodeName& node) const { return state_->nodes.contains(node); }
+bool Dispatcher::HasLink(const cluster::NodeName& node) const {
+  return state_->nodes.contains(node);
+}
 
 void Dispatcher::OnLinkClosed(std::function<void(const cluster::NodeName&, const Status&)> fn) {
   state_->on_link_closed = std::move(fn);

@@ -12,10 +12,10 @@ using transport::FrameType;
 
 namespace {
 
-constexpr double kLateFactor = 8;         // times the usual time
-constexpr double kFixedCostPairs = 64;    // what a frame costs before its first pair, in pairs
-constexpr double kUsualDecay = 0.995;     // an answer
-constexpr int kHedgeChecks = 4;           // in options.hedge_after
+constexpr double kLateFactor = 8;       // times the usual time
+constexpr double kFixedCostPairs = 64;  // what a frame costs before its first pair, in pairs
+constexpr double kUsualDecay = 0.995;   // an answer
+constexpr int kHedgeChecks = 4;         // in options.hedge_after
 constexpr absl::Duration kSuspectFor = absl::Seconds(10);
 
 }  // namespace
@@ -25,7 +25,8 @@ void Dispatcher::State::OnFrame(const cluster::NodeName& name, Frame frame) {
   const auto it = works.find(frame.header.call_id);
   if (it == works.end() || it->second.node != name) return;  // late: nobody waits for it any more
   if (const Status bad = CheckAnswer(it->second, frame); !bad.ok()) {
-    // A node that answers nonsense is as good as dead: its link goes, its work is done again elsewhere.
+    // A node that answers nonsense is as good as dead: its link goes, its work is done again
+    // elsewhere.
     LogWarning("link to %s closed: %s", name, bad.ToString());
     nodes.at(name).link->Close(bad);
     return;
@@ -39,13 +40,15 @@ void Dispatcher::State::OnFrame(const cluster::NodeName& name, Frame frame) {
   NoteTime(work);
   call.routed->AddOuts(work.pairs, std::move(frame.payload));
   // Progress: the coverage timeout counts from the next time that something waits.
-  if (call.waiting.empty() && call.coverage_timer != 0) loop->CancelTimer(std::exchange(call.coverage_timer, 0));
+  if (call.waiting.empty() && call.coverage_timer != 0)
+    loop->CancelTimer(std::exchange(call.coverage_timer, 0));
   if (call.routed->complete()) Finish(work.call_id, call.routed->Combine(ctx));
 }
 
 Status Dispatcher::State::CheckAnswer(const Work& work, const Frame& frame) const {
   if (frame.header.type != FrameType::kOuts && frame.header.type != FrameType::kError) {
-    return InvalidArgument("work was answered with a frame of type %d", static_cast<int>(frame.header.type));
+    return InvalidArgument("work was answered with a frame of type %d",
+                           static_cast<int>(frame.header.type));
   }
   ATL_RETURN_IF_ERROR(CheckPayload(shape, frame));
   if (frame.header.type == FrameType::kOuts && frame.header.pairs != work.pairs.size()) {
@@ -54,7 +57,8 @@ Status Dispatcher::State::CheckAnswer(const Work& work, const Frame& frame) cons
   return absl::OkStatus();
 }
 
-void Dispatcher::State::OnError(const cluster::NodeName& name, const Work& work, const Status& error) {
+void Dispatcher::State::OnError(const cluster::NodeName& name, const Work& work,
+                                const Status& error) {
   const absl::StatusCode code = error.code();
   if (code != absl::StatusCode::kNotFound && code != absl::StatusCode::kResourceExhausted &&
       code != absl::StatusCode::kUnavailable) {
@@ -98,7 +102,8 @@ void Dispatcher::State::LoseNode(const cluster::NodeName& name, const Status& wh
 
 void Dispatcher::State::NoteTime(const Work& work) {
   const double us = absl::ToDoubleMicroseconds(absl::Now() - work.sent);
-  usual_us_per_pair = std::max(usual_us_per_pair * kUsualDecay, us / (kFixedCostPairs + work.pairs.size()));
+  usual_us_per_pair =
+      std::max(usual_us_per_pair * kUsualDecay, us / (kFixedCostPairs + work.pairs.size()));
 }
 
 void Dispatcher::State::ArmHedgeTimer() {
@@ -114,9 +119,10 @@ void Dispatcher::State::HedgeLateWork() {
   const absl::Time now = absl::Now();
   std::vector<uint64_t> late;
   for (const auto& [id, work] : works) {
-    const absl::Duration usual =
-        absl::Microseconds(usual_us_per_pair * (kFixedCostPairs + static_cast<double>(work.pairs.size())));
-    if (!work.hedged && now - work.sent > std::max(options.hedge_after, kLateFactor * usual)) late.push_back(id);
+    const absl::Duration usual = absl::Microseconds(
+        usual_us_per_pair * (kFixedCostPairs + static_cast<double>(work.pairs.size())));
+    if (!work.hedged && now - work.sent > std::max(options.hedge_after, kLateFactor * usual))
+      late.push_back(id);
   }
   std::sort(late.begin(), late.end());
   for (uint64_t id : late) {

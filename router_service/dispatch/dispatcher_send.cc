@@ -13,15 +13,17 @@ using transport::FrameType;
 
 namespace {
 
-// Nodes that answered NOT_FOUND, RESOURCE_EXHAUSTED or UNAVAILABLE are asked again after this, unless a new placement or
-// link comes before.
+// Nodes that answered NOT_FOUND, RESOURCE_EXHAUSTED or UNAVAILABLE are asked again after this,
+// unless a new placement or link comes before.
 constexpr absl::Duration kAvoidFor = absl::Milliseconds(20);
 
 }  // namespace
 
 Dispatcher::State::Node* Dispatcher::State::Choose(int32_t layer, uint32_t expert,
-                                                   const std::set<cluster::NodeName>& but, cluster::NodeName* name) {
-  if (layer >= static_cast<int32_t>(placement->holders.size()) || expert >= placement->holders[layer].size()) {
+                                                   const std::set<cluster::NodeName>& but,
+                                                   cluster::NodeName* name) {
+  if (layer >= static_cast<int32_t>(placement->holders.size()) ||
+      expert >= placement->holders[layer].size()) {
     return nullptr;
   }
   const absl::Time now = absl::Now();
@@ -76,7 +78,8 @@ void Dispatcher::State::Send(uint64_t call_id, const std::vector<int32_t>& pairs
 }
 
 // The pairs are counted as outstanding at the node already.
-void Dispatcher::State::SendWork(uint64_t call_id, const cluster::NodeName& name, std::vector<int32_t> pairs) {
+void Dispatcher::State::SendWork(uint64_t call_id, const cluster::NodeName& name,
+                                 std::vector<int32_t> pairs) {
   const auto found = calls.find(call_id);
   const auto node = nodes.find(name);
   if (found == calls.end()) {  // a direct answer to an earlier frame has ended the call
@@ -123,7 +126,8 @@ void Dispatcher::State::Wait(uint64_t call_id, const std::vector<int32_t>& pairs
       if (late.waiting.empty()) return;  // sent since then
       const uint32_t expert = late.routed->pair(late.waiting.front()).expert;
       Finish(call_id, Unavailable("expert %d of layer %d has had no live holder for %s", expert,
-                                  late.routed->call().layer, absl::FormatDuration(options.coverage_timeout).c_str()));
+                                  late.routed->call().layer,
+                                  absl::FormatDuration(options.coverage_timeout).c_str()));
     });
   }
   if (call.retry_timer == 0 && !call.avoid.empty()) {
@@ -141,7 +145,8 @@ void Dispatcher::State::RetryWaiting(uint64_t call_id) {
   Call& call = it->second;
   cluster::NodeName name;
   const bool any = std::any_of(call.waiting.begin(), call.waiting.end(), [&](int32_t i) {
-    return Choose(call.routed->call().layer, call.routed->pair(i).expert, call.avoid, &name) != nullptr;
+    return Choose(call.routed->call().layer, call.routed->pair(i).expert, call.avoid, &name) !=
+           nullptr;
   });
   if (!any) return;
   retries.fetch_add(1);

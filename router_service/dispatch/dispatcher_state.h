@@ -1,5 +1,6 @@
-// What a dispatcher knows: nodes with a live link, calls in flight, and the work that nodes have not answered.
-// dispatcher.cc begins and ends calls, dispatcher_send.cc gives work out, dispatcher_answers.cc takes what comes back.
+// What a dispatcher knows: nodes with a live link, calls in flight, and the work that nodes have
+// not answered. dispatcher.cc begins and ends calls, dispatcher_send.cc gives work out,
+// dispatcher_answers.cc takes what comes back.
 #pragma once
 
 #include <array>
@@ -62,8 +63,9 @@ struct Dispatcher::State {
   std::unordered_map<uint64_t, Call> calls;
   std::unordered_map<uint64_t, Work> works;
   uint64_t next_id = 1;
-  uint64_t hedge_timer = 0;       // runs while there is work
-  double usual_us_per_pair = 0;   // of answered work, its fixed cost counted as some pairs; decays from the largest
+  uint64_t hedge_timer = 0;  // runs while there is work
+  double usual_us_per_pair =
+      0;  // of answered work, its fixed cost counted as some pairs; decays from the largest
   std::atomic<int64_t> num_calls{0};
   std::atomic<uint64_t> retries{0};
   std::atomic<uint64_t> hedges{0};
@@ -75,13 +77,15 @@ struct Dispatcher::State {
   void Forget(Call* call);
 
   // Giving out.
-  // Assigns those of `pairs` (ascending) that have no answer to holders and sends them; those without a holder wait.
+  // Assigns those of `pairs` (ascending) that have no answer to holders and sends them; those
+  // without a holder wait.
   void Send(uint64_t call_id, const std::vector<int32_t>& pairs);
   // The same, but not to `but`; returns the pairs without a holder.
   std::vector<int32_t> Assign(uint64_t call_id, const std::vector<int32_t>& pairs,
                               const std::set<cluster::NodeName>& but);
   // The live holder of (layer, expert) that should have it, but none of `but`; null: none.
-  Node* Choose(int32_t layer, uint32_t expert, const std::set<cluster::NodeName>& but, cluster::NodeName* name);
+  Node* Choose(int32_t layer, uint32_t expert, const std::set<cluster::NodeName>& but,
+               cluster::NodeName* name);
   void SendWork(uint64_t call_id, const cluster::NodeName& name, std::vector<int32_t> pairs);
   void Wait(uint64_t call_id, const std::vector<int32_t>& pairs);
   void RetryWaiting(uint64_t call_id);

@@ -15,7 +15,7 @@ struct DispatchCall {
   int32_t micro_batch = 0;
   uint64_t bias_version = 0;  // of every row
   int64_t rows = 0;
-  Buffer x;                   // [rows, D] in the profile's wire type
+  Buffer x;  // [rows, D] in the profile's wire type
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -24,12 +24,15 @@ class ExpertFabric {
  public:
   virtual ~ExpertFabric() = default;
 
-  // Starts a call, returns at once; the id is for Wait. Never fails: what goes wrong is told by Wait.
+  // Starts a call, returns at once; the id is for Wait. Never fails: what goes wrong is told by
+  // Wait.
   virtual uint64_t Submit(DispatchCall call) = 0;
 
-  // Waits for the call and moves its y [rows, D] (wire type) into `y`. Runs the loop meanwhile. Every id is waited for once.
-  //   Unavailable: an expert nobody holds, or no router, for longer than the coverage timeout (or no budget can hold it: at once).
-  //   DeadlineExceeded, Internal (work that brought down several nodes): the call's rows are lost.
+  // Waits for the call and moves its y [rows, D] (wire type) into `y`. Runs the loop meanwhile.
+  // Every id is waited for once.
+  //   Unavailable: an expert nobody holds, or no router, for longer than the coverage timeout (or
+  //   no budget can hold it: at once). DeadlineExceeded, Internal (work that brought down several
+  //   nodes): the call's rows are lost.
   virtual Status Wait(uint64_t call_id, Buffer* y) = 0;
 };
 

@@ -9,10 +9,12 @@ namespace {
 
 kernels::GateParams Params(const model::ModelConfig& c) {
   kernels::GateParams params;
-  params.scoring_func = c.scoring_func == "softmax" ? kernels::ScoringFunc::kSoftmax : kernels::ScoringFunc::kSigmoid;
-  params.topk_method = c.topk_method == "greedy"                 ? kernels::TopkMethod::kGreedy
-                       : c.topk_method == "group_limited_greedy" ? kernels::TopkMethod::kGroupLimitedGreedy
-                                                                 : kernels::TopkMethod::kNoauxTc;
+  params.scoring_func =
+      c.scoring_func == "softmax" ? kernels::ScoringFunc::kSoftmax : kernels::ScoringFunc::kSigmoid;
+  params.topk_method = c.topk_method == "greedy" ? kernels::TopkMethod::kGreedy
+                       : c.topk_method == "group_limited_greedy"
+                           ? kernels::TopkMethod::kGroupLimitedGreedy
+                           : kernels::TopkMethod::kNoauxTc;
   params.n_routed_experts = static_cast<int32_t>(c.n_routed_experts);
   params.num_experts_per_tok = static_cast<int32_t>(c.num_experts_per_tok);
   params.n_group = static_cast<int32_t>(c.n_group);
@@ -24,7 +26,8 @@ kernels::GateParams Params(const model::ModelConfig& c) {
 
 }  // namespace
 
-StatusOr<std::unique_ptr<GateWeights>> GateWeights::Load(const model::Checkpoint& checkpoint, ThreadPool* pool) {
+StatusOr<std::unique_ptr<GateWeights>> GateWeights::Load(const model::Checkpoint& checkpoint,
+                                                         ThreadPool* pool) {
   const model::ModelConfig& c = checkpoint.config();
   auto gates = std::make_unique<GateWeights>();
   gates->params_ = Params(c);
@@ -32,11 +35,14 @@ StatusOr<std::unique_ptr<GateWeights>> GateWeights::Load(const model::Checkpoint
   for (int64_t l = 0; l < static_cast<int64_t>(gates->layers_.size()); ++l) {
     if (!c.is_moe_layer(l)) continue;
     const std::string prefix = model::LayerPrefix(l) + "mlp.gate.";
-    // Exact whatever the profile: the gate is computed in float32 from unrounded weights (docs/numerics.md).
-    ATL_ASSIGN_OR_RETURN(gates->layers_[l].weight,
-                         weights::LoadPacked(checkpoint, prefix + "weight", model::MatrixFormat::kExact, pool));
+    // Exact whatever the profile: the gate is computed in float32 from unrounded weights
+    // (docs/numerics.md).
+    ATL_ASSIGN_OR_RETURN(
+        gates->layers_[l].weight,
+        weights::LoadPacked(checkpoint, prefix + "weight", model::MatrixFormat::kExact, pool));
     if (gates->params_.topk_method == kernels::TopkMethod::kNoauxTc) {
-      ATL_ASSIGN_OR_RETURN(gates->layers_[l].bias, checkpoint.ReadAll(prefix + "e_score_correction_bias"));
+      ATL_ASSIGN_OR_RETURN(gates->layers_[l].bias,
+                           checkpoint.ReadAll(prefix + "e_score_correction_bias"));
     }
   }
   return gates;

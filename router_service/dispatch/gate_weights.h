@@ -15,7 +15,8 @@ namespace atl::dispatch {
 // Gate weights of all MoE layers (MTP layers included). Constant after loading.
 class GateWeights {
  public:
-  static StatusOr<std::unique_ptr<GateWeights>> Load(const model::Checkpoint& checkpoint, ThreadPool* pool);
+  static StatusOr<std::unique_ptr<GateWeights>> Load(const model::Checkpoint& checkpoint,
+                                                     ThreadPool* pool);
   const kernels::GateParams& params() const { return params_; }
   const kernels::PackedMatrix& weight(int32_t layer) const { return layers_[layer].weight; }
   // e_score_correction_bias [E], null if the model has none.

@@ -11,7 +11,8 @@ namespace {
 
 class InlineFabric : public ExpertFabric {
  public:
-  InlineFabric(transport::EventLoop* loop, Dispatcher* dispatcher) : loop_(loop), dispatcher_(dispatcher) {}
+  InlineFabric(transport::EventLoop* loop, Dispatcher* dispatcher)
+      : loop_(loop), dispatcher_(dispatcher) {}
   ~InlineFabric() override {
     for (const auto& [id, call] : calls_) dispatcher_->Cancel(call.dispatched);
   }
@@ -19,8 +20,8 @@ class InlineFabric : public ExpertFabric {
   uint64_t Submit(DispatchCall request) override {
     const uint64_t id = next_id_++;
     calls_[id];  // before Submit, which may answer from inside
-    const uint64_t dispatched =
-        dispatcher_->Submit(std::move(request), [this, id](StatusOr<Buffer> y) { calls_[id].result = std::move(y); });
+    const uint64_t dispatched = dispatcher_->Submit(
+        std::move(request), [this, id](StatusOr<Buffer> y) { calls_[id].result = std::move(y); });
     calls_[id].dispatched = dispatched;
     return id;
   }

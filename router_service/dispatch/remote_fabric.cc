@@ -24,7 +24,8 @@ struct RemoteFabric::State {
   struct Router {
     std::unique_ptr<transport::Link> link;
     bool draining = false;
-    absl::Time pinged = absl::InfiniteFuture();  // when it was last asked for a sign of life and gave none since
+    absl::Time pinged =
+        absl::InfiniteFuture();  // when it was last asked for a sign of life and gave none since
   };
   struct Call {
     DispatchCall request;  // kept until the answer: another router may be asked
@@ -54,12 +55,13 @@ struct RemoteFabric::State {
 
 RemoteFabric::RemoteFabric(transport::EventLoop* loop, const model::ModelConfig& config,
                            const model::NumericProfile& profile, DispatcherOptions options)
-    : state_(new State{.loop = loop,
-                       .shape = {.hidden_size = config.hidden_size,
-                                 .num_layers = config.num_hidden_layers + config.num_nextn_predict_layers,
-                                 .num_experts = config.num_expert_ids(),
-                                 .wire = profile.wire},
-                       .options = options}) {}
+    : state_(new State{
+          .loop = loop,
+          .shape = {.hidden_size = config.hidden_size,
+                    .num_layers = config.num_hidden_layers + config.num_nextn_predict_layers,
+                    .num_experts = config.num_expert_ids(),
+                    .wire = profile.wire},
+          .options = options}) {}
 
 RemoteFabric::~RemoteFabric() = default;
 
@@ -67,7 +69,8 @@ uint64_t RemoteFabric::Submit(DispatchCall request) {
   const uint64_t id = state_->next_id++;
   State::Call& call = state_->calls[id];
   call.request = std::move(request);
-  call.request.deadline = std::min(call.request.deadline, absl::Now() + state_->options.call_timeout);
+  call.request.deadline =
+      std::min(call.request.deadline, absl::Now() + state_->options.call_timeout);
   state_->Send(id, &call);
   return id;
 }
@@ -115,7 +118,8 @@ Status RemoteFabric::Wait(uint64_t call_id, Buffer* y) {
   ATL_CHECK(it != s.calls.end());
   State::Call& call = it->second;
   while (!call.result.has_value()) {
-    const absl::Duration pause = call.router.empty() ? absl::Milliseconds(20) : s.options.router_silence / 4;
+    const absl::Duration pause =
+        call.router.empty() ? absl::Milliseconds(20) : s.options.router_silence / 4;
     s.loop->RunOnce(std::clamp(call.request.deadline - absl::Now(), absl::ZeroDuration(), pause));
     if (!call.result.has_value()) s.CheckTime(call_id, &call);
   }
@@ -129,7 +133,8 @@ Status RemoteFabric::Wait(uint64_t call_id, Buffer* y) {
 void RemoteFabric::State::CheckTime(uint64_t id, Call* call) {
   const absl::Time now = absl::Now();
   if (now >= call->request.deadline) {
-    call->result = DeadlineExceeded("no combined rows of layer %d within the call's time", call->request.layer);
+    call->result = DeadlineExceeded("no combined rows of layer %d within the call's time",
+                                    call->request.layer);
     const auto router = routers.find(call->router);
     if (router == routers.end()) return;
     // Best effort: a router that never hears of it has the same deadline.
@@ -152,7 +157,8 @@ void RemoteFabric::State::CheckSilence(const Call& call) {
   if (router.pinged == absl::InfiniteFuture()) {
     if (now - call.sent < options.router_silence / 4) return;
     router.pinged = now;
-    router.link->Send({.type = FrameType::kPing}, {}).IgnoreError();  // a link that takes nothing stays silent
+    router.link->Send({.type = FrameType::kPing}, {})
+        .IgnoreError();  // a link that takes nothing stays silent
     return;
   }
   if (now - router.pinged < options.router_silence) return;
@@ -168,7 +174,8 @@ void RemoteFabric::State::OnFrame(const NodeName& name, Frame frame) {
   router.pinged = absl::InfiniteFuture();
   if (frame.header.type == FrameType::kPong) return;
   const auto it = calls.find(frame.header.call_id);
-  if (it == calls.end() || it->second.router != name || it->second.result.has_value()) return;  // late
+  if (it == calls.end() || it->second.router != name || it->second.result.has_value())
+    return;  // late
   Call& call = it->second;
   if (const Status bad = CheckAnswer(call, frame); !bad.ok()) {
     LogWarning("link to %s closed: %s", name, bad.ToString());
@@ -188,7 +195,8 @@ void RemoteFabric::State::OnFrame(const NodeName& name, Frame frame) {
 
 Status RemoteFabric::State::CheckAnswer(const Call& call, const Frame& frame) const {
   if (frame.header.type != FrameType::kCombined && frame.header.type != FrameType::kError) {
-    return InvalidArgument("a call was answered with a frame of type %d", static_cast<int>(frame.header.type));
+    return InvalidArgument("a call was answered with a frame of type %d",
+                           static_cast<int>(frame.header.type));
   }
   ATL_RETURN_IF_ERROR(CheckPayload(shape, frame));
   if (frame.header.type == FrameType::kCombined && frame.header.rows != call.request.rows) {
@@ -223,7 +231,9 @@ void RemoteFabric::RemoveLink(const NodeName& router) {
   if (HasLink(router)) state_->LoseRouter(router);
 }
 
-bool RemoteFabric::HasLink(const NodeName& router) const { return state_->routers.contains(router); }
+bool RemoteFabric::HasLink(const NodeName& router) const {
+  return state_->routers.contains(router);
+}
 
 void RemoteFabric::OnLinkClosed(std::function<void(const NodeName&, const Status&)> fn) {
   state_->on_link_closed = std::move(fn);

@@ -7,7 +7,8 @@
 
 namespace atl::dispatch {
 
-// Counters per (layer, expert): rows that the gate chose it for, the shared expert included. Readable from any thread.
+// Counters per (layer, expert): rows that the gate chose it for, the shared expert included.
+// Readable from any thread.
 class RouteCounters {
  public:
   RouteCounters(int64_t num_layers, int64_t num_experts)

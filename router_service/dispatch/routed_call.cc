@@ -13,7 +13,8 @@ namespace atl::dispatch {
 
 using transport::WorkPair;
 
-RoutedCall::RoutedCall(DispatchCall call, const model::ModelConfig& config, const model::NumericProfile& profile)
+RoutedCall::RoutedCall(DispatchCall call, const model::ModelConfig& config,
+                       const model::NumericProfile& profile)
     : d_(config.hidden_size),
       k_(config.num_experts_per_tok),
       num_routed_(config.n_routed_experts),
@@ -34,14 +35,20 @@ void RoutedCall::Gate(const kernels::KernelContext& ctx, const GateWeights& gate
   logits_.resize(rows * num_routed_);
   expert_id_.resize(rows * k_);
   weight_.resize(rows * k_);
-  kernels::MatMul(ctx, kernels::MatMulJob{.w = &gates.weight(call_.layer), .x = x, .ldx = d_, .m = rows,
-                                          .y = logits_.data(), .ldy = num_routed_});
-  kernels::SelectExperts(ctx, gates.params(), logits_.data(), gates.bias(call_.layer, call_.bias_version), rows,
-                         expert_id_.data(), weight_.data());
+  kernels::MatMul(ctx, kernels::MatMulJob{.w = &gates.weight(call_.layer),
+                                          .x = x,
+                                          .ldx = d_,
+                                          .m = rows,
+                                          .y = logits_.data(),
+                                          .ldy = num_routed_});
+  kernels::SelectExperts(ctx, gates.params(), logits_.data(),
+                         gates.bias(call_.layer, call_.bias_version), rows, expert_id_.data(),
+                         weight_.data());
 }
 
 void RoutedCall::Reweigh(const kernels::KernelContext& ctx, const GateWeights& gates) {
-  kernels::WeighExperts(ctx, gates.params(), logits_.data(), call_.rows, expert_id_.data(), weight_.data());
+  kernels::WeighExperts(ctx, gates.params(), logits_.data(), call_.rows, expert_id_.data(),
+                        weight_.data());
 }
 
 // A counting sort by expert; rows stay ascending.
@@ -82,11 +89,13 @@ Buffer RoutedCall::WorkPayload(std::span<const int32_t> pair_idx, uint32_t* num_
   Buffer payload(count * row_bytes_ + pair_idx.size() * sizeof(WorkPair));
   for (int64_t row = 0; row < call_.rows; ++row) {
     if (renumbered[row] < 0) continue;
-    std::memcpy(payload.data() + renumbered[row] * row_bytes_, call_.x.data() + row * row_bytes_, row_bytes_);
+    std::memcpy(payload.data() + renumbered[row] * row_bytes_, call_.x.data() + row * row_bytes_,
+                row_bytes_);
   }
   std::byte* to = payload.data() + count * row_bytes_;
   for (int32_t i : pair_idx) {
-    const WorkPair pair{.row = static_cast<uint32_t>(renumbered[pairs_[i].row]), .expert = pairs_[i].expert};
+    const WorkPair pair{.row = static_cast<uint32_t>(renumbered[pairs_[i].row]),
+                        .expert = pairs_[i].expert};
     std::memcpy(to, &pair, sizeof(pair));
     to += sizeof(pair);
   }

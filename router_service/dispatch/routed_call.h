@@ -1,4 +1,5 @@
-// One dispatch call between its gate and its combine: which (row, expert) pairs there are and which outs have come.
+// One dispatch call between its gate and its combine: which (row, expert) pairs there are and which
+// outs have come.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +16,12 @@
 
 namespace atl::dispatch {
 
-// Thread-compatible. Pairs are in ascending (expert, row); the shared expert's come last, for its id is E.
+// Thread-compatible. Pairs are in ascending (expert, row); the shared expert's come last, for its
+// id is E.
 class RoutedCall {
  public:
-  RoutedCall(DispatchCall call, const model::ModelConfig& config, const model::NumericProfile& profile);
+  RoutedCall(DispatchCall call, const model::ModelConfig& config,
+             const model::NumericProfile& profile);
 
   // Fills ids and weights from the gate, reading the rows as they were rounded for the wire.
   void Gate(const kernels::KernelContext& ctx, const GateWeights& gates);
@@ -33,7 +36,8 @@ class RoutedCall {
   int32_t* expert_ids() { return expert_id_.data(); }  // [rows, K] ascending in a row
   float* weights() { return weight_.data(); }          // [rows, K]
 
-  // Payload of a kWork frame for `pair_idx` (ascending): the rows they need, each once, then the pairs, renumbered.
+  // Payload of a kWork frame for `pair_idx` (ascending): the rows they need, each once, then the
+  // pairs, renumbered.
   Buffer WorkPayload(std::span<const int32_t> pair_idx, uint32_t* num_rows) const;
 
   // Outs of `pair_idx`, in that order. The payload stays here until the combine.
@@ -41,7 +45,8 @@ class RoutedCall {
   bool complete() const { return unanswered_ == 0; }
   bool answered(int32_t pair) const { return out_[pair] != nullptr; }
 
-  // y [rows, D] in the wire type: the shared expert, then the routed ones in ascending id. REQUIRES complete().
+  // y [rows, D] in the wire type: the shared expert, then the routed ones in ascending id. REQUIRES
+  // complete().
   Buffer Combine(const kernels::KernelContext& ctx) const;
 
  private:
@@ -56,7 +61,7 @@ class RoutedCall {
   std::vector<int32_t> expert_id_;  // [rows, K]
   std::vector<float> weight_;       // [rows, K]
   std::vector<transport::WorkPair> pairs_;
-  std::vector<int32_t> pair_of_;    // [rows, K (+ 1 for the shared one)]
+  std::vector<int32_t> pair_of_;       // [rows, K (+ 1 for the shared one)]
   std::vector<const std::byte*> out_;  // [pairs]
   std::vector<Buffer> buffers_;
   int64_t unanswered_ = 0;

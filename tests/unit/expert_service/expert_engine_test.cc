@@ -49,7 +49,8 @@ class ExpertEngineTest : public ::testing::TestWithParam<const char*> {
   }
 
   void MakeEngine(EngineOptions options) {
-    engine_ = std::make_unique<ExpertEngine>(&loop_, ctx_, checkpoint_->config(), profile_, store_.get(), options);
+    engine_ = std::make_unique<ExpertEngine>(&loop_, ctx_, checkpoint_->config(), profile_,
+                                             store_.get(), options);
   }
 
   std::unique_ptr<Client> Connect() {
@@ -57,7 +58,8 @@ class ExpertEngineTest : public ::testing::TestWithParam<const char*> {
     auto [a, b] = transport::MakeInprocLinks(&loop_, &loop_, {});
     client->link = std::move(a);
     Client* const c = client.get();
-    client->link->SetCallbacks([c](Frame f) { c->frames.push_back(std::move(f)); }, [c](Status s) { c->closed = s; });
+    client->link->SetCallbacks([c](Frame f) { c->frames.push_back(std::move(f)); },
+                               [c](Status s) { c->closed = s; });
     engine_->AddLink("client", std::move(b));
     return client;
   }
@@ -73,7 +75,8 @@ class ExpertEngineTest : public ::testing::TestWithParam<const char*> {
     return x;
   }
 
-  Frame WorkFrame(uint64_t call_id, int layer, const std::vector<float>& x, const std::vector<WorkPair>& pairs) const {
+  Frame WorkFrame(uint64_t call_id, int layer, const std::vector<float>& x,
+                  const std::vector<WorkPair>& pairs) const {
     Frame frame;
     const int64_t x_bytes = x.size() * DTypeBytes(profile_.wire);
     frame.payload = Buffer(x_bytes + pairs.size() * sizeof(WorkPair));
@@ -108,13 +111,16 @@ class ExpertEngineTest : public ::testing::TestWithParam<const char*> {
   }
 
   // One (row, expert) at a time, on one thread, with weights loaded apart from the store.
-  std::vector<float> Expected(int layer, const std::vector<float>& x, const std::vector<WorkPair>& pairs) {
-    const kernels::KernelContext alone = kernels::MakeKernelContext(kernels::BestIsa(), nullptr).value();
+  std::vector<float> Expected(int layer, const std::vector<float>& x,
+                              const std::vector<WorkPair>& pairs) {
+    const kernels::KernelContext alone =
+        kernels::MakeKernelContext(kernels::BestIsa(), nullptr).value();
     std::vector<float> out(pairs.size() * kD);
     for (size_t i = 0; i < pairs.size(); ++i) {
       const auto key = std::pair(layer, pairs[i].expert);
       if (!weights_.contains(key)) {
-        const std::string prefix = model::ExpertPrefix(checkpoint_->config(), layer, pairs[i].expert);
+        const std::string prefix =
+            model::ExpertPrefix(checkpoint_->config(), layer, pairs[i].expert);
         weights_[key] = weights::LoadFfn(*checkpoint_, prefix, profile_.weights, nullptr).value();
       }
       const kernels::FfnJob job = {.w = &weights_[key],
@@ -152,7 +158,8 @@ class ExpertEngineTest : public ::testing::TestWithParam<const char*> {
 INSTANTIATE_TEST_SUITE_P(Profiles, ExpertEngineTest, ::testing::Values("reference", "bf16"),
                          [](const auto& info) { return std::string(info.param); });
 
-const std::vector<WorkPair> kPairs = {{0, 0}, {2, 0}, {1, 3}, {0, 9}, {1, 9}, {2, 9}, {0, kShared}, {1, kShared}};
+const std::vector<WorkPair> kPairs = {{0, 0}, {2, 0}, {1, 3},       {0, 9},
+                                      {1, 9}, {2, 9}, {0, kShared}, {1, kShared}};
 
 TEST_P(ExpertEngineTest, OutsAreThoseOfOneRowAtATime) {
   auto client = Connect();
@@ -204,7 +211,8 @@ TEST_P(ExpertEngineTest, MergingCanBeRefusedByOptionAndByFlag) {
     }
     Run([&] { return client->frames.size() == 2; });
     EXPECT_EQ(engine_->stats().merged_calls.load(), 0u);
-    for (const Frame& frame : client->frames) EXPECT_EQ(Values(frame.payload), Expected(2, x, kPairs));
+    for (const Frame& frame : client->frames)
+      EXPECT_EQ(Values(frame.payload), Expected(2, x, kPairs));
   }
 }
 
@@ -376,7 +384,8 @@ TEST_P(ExpertEngineTest, ComputeWithoutALink) {
   ASSERT_TRUE(engine_->Compute(3, 3, x.data(), kPairs, out.data()).ok());
   EXPECT_EQ(out, Expected(3, x, kPairs));
   const std::vector<WorkPair> missing = {{0, 7}};
-  EXPECT_EQ(engine_->Compute(3, 3, x.data(), missing, out.data()).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(engine_->Compute(3, 3, x.data(), missing, out.data()).code(),
+            absl::StatusCode::kNotFound);
   EXPECT_TRUE(engine_->Compute(3, 3, x.data(), {}, out.data()).ok());
 }
 
@@ -406,7 +415,8 @@ TEST_P(ExpertEngineTest, RandomWorkOfManyCallersIsExact) {
   for (int c = 0; c < 4; ++c) {
     for (const Frame& frame : clients[c]->frames) {
       ++seen;
-      EXPECT_EQ(Values(frame.payload), (expected[{c, frame.header.call_id}])) << frame.header.call_id;
+      EXPECT_EQ(Values(frame.payload), (expected[{c, frame.header.call_id}]))
+          << frame.header.call_id;
     }
   }
   EXPECT_EQ(seen, expected.size());

@@ -53,7 +53,8 @@ TEST_F(ExpertStoreTest, HoldsTheWeightsOfTheCheckpoint) {
       std::vector<float> row(matrix->k());
       for (int64_t n = 0; n < matrix->n(); ++n) {
         matrix->ReadRow(n, row.data());
-        ASSERT_TRUE(std::equal(row.begin(), row.end(), expected.begin() + n * matrix->k())) << prefix << name << n;
+        ASSERT_TRUE(std::equal(row.begin(), row.end(), expected.begin() + n * matrix->k()))
+            << prefix << name << n;
       }
       bytes += matrix->bytes();
     }
@@ -64,7 +65,8 @@ TEST_F(ExpertStoreTest, HoldsTheWeightsOfTheCheckpoint) {
 }
 
 TEST_F(ExpertStoreTest, ExpertBytesFollowTheProfile) {
-  // The golden checkpoint is bf16: both profiles pack two bytes a value, three matrices of 64 x 128.
+  // The golden checkpoint is bf16: both profiles pack two bytes a value, three matrices of 64 x
+  // 128.
   EXPECT_EQ(MakeStore(0, "bf16").ExpertBytes(false), 3 * 64 * 128 * 2);
   EXPECT_EQ(MakeStore(0, "bf16").ExpertBytes(true), 3 * 64 * 128 * 2);
   auto fp8 = model::Checkpoint::Open(atl::testing::GoldenCheckpointDir("v3_fp8"));
@@ -96,13 +98,16 @@ TEST_F(ExpertStoreTest, VersionListAndUnload) {
   EXPECT_FALSE(reader->weights.gate.empty()) << "a reader keeps what it found";
   EXPECT_EQ(store.Unload({3, 1}).code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(store.version(), 4u);
-  EXPECT_EQ(store.bytes_held(), 2 * store.ExpertBytes(false)) << "shared and routed are of one size here";
+  EXPECT_EQ(store.bytes_held(), 2 * store.ExpertBytes(false))
+      << "shared and routed are of one size here";
 }
 
 TEST_F(ExpertStoreTest, ExpertsThatTheModelLacksAreRefused) {
   ExpertStore store = MakeStore();
-  for (const ExpertKey key : {ExpertKey{1, 0}, ExpertKey{5, 0}, ExpertKey{-1, 0}, ExpertKey{2, 17}, ExpertKey{2, -1}}) {
-    EXPECT_EQ(store.Load(key, nullptr).code(), absl::StatusCode::kInvalidArgument) << key.layer << " " << key.expert;
+  for (const ExpertKey key :
+       {ExpertKey{1, 0}, ExpertKey{5, 0}, ExpertKey{-1, 0}, ExpertKey{2, 17}, ExpertKey{2, -1}}) {
+    EXPECT_EQ(store.Load(key, nullptr).code(), absl::StatusCode::kInvalidArgument)
+        << key.layer << " " << key.expert;
     EXPECT_EQ(store.Find(key), nullptr);
     EXPECT_EQ(store.Unload(key).code(), absl::StatusCode::kNotFound);
   }
@@ -148,7 +153,8 @@ TEST_F(ExpertStoreTest, NanInTheWeightsIsNotHeldAndNamesTheTensor) {
 
 TEST_F(ExpertStoreTest, LoadingUnloadingAndReadingSideBySide) {
   ExpertStore store = MakeStore();
-  const std::vector<float> expected = checkpoint_->ReadAll("model.layers.2.mlp.experts.0.gate_proj.weight").value();
+  const std::vector<float> expected =
+      checkpoint_->ReadAll("model.layers.2.mlp.experts.0.gate_proj.weight").value();
   std::atomic<bool> stop{false};
   std::thread reader([&] {
     std::vector<float> row(128);

@@ -62,7 +62,8 @@ TEST(EventLoopTest, PostFromAnotherThreadWakesTheLoop) {
       });
     }
   });
-  while (seen < kPosts) loop.RunOnce(absl::InfiniteDuration());  // a lost wake-up hangs here: the test's limit ends it
+  while (seen < kPosts)
+    loop.RunOnce(absl::InfiniteDuration());  // a lost wake-up hangs here: the test's limit ends it
   other.join();
   EXPECT_TRUE(ordered);
 }

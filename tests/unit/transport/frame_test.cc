@@ -13,7 +13,9 @@
 namespace atl::transport {
 namespace {
 
-std::span<const std::byte> Bytes(const std::string& s) { return std::as_bytes(std::span(s.data(), s.size())); }
+std::span<const std::byte> Bytes(const std::string& s) {
+  return std::as_bytes(std::span(s.data(), s.size()));
+}
 
 TEST(Crc32cTest, KnownVectors) {
   // RFC 3720, B.4, and the check value of the CRC catalogue.
@@ -39,7 +41,8 @@ TEST(Crc32cTest, HardwareEqualsPortableAtEverySizeAndOffset) {
     const std::span<const std::byte> part(data.data() + size % 9, size);
     ASSERT_EQ(Crc32cHardware(part), Crc32cPortable(part)) << size;
   }
-  for (size_t size : {3071, 3072, 3073, 6143, 6144, 9300, 30'720, 39'999}) {  // around the three-piece loop
+  for (size_t size :
+       {3071, 3072, 3073, 6143, 6144, 9300, 30'720, 39'999}) {  // around the three-piece loop
     const std::span<const std::byte> part(data.data() + 1, size);
     ASSERT_EQ(Crc32cHardware(part), Crc32cPortable(part)) << size;
   }
@@ -89,20 +92,20 @@ TEST(FrameTest, LayoutIsLittleEndianAtFixedPlaces) {
   const auto bytes = Encode(SomeHeader());
   const auto at = [&](int i) { return static_cast<int>(bytes[i]); };
   EXPECT_EQ(std::memcmp(bytes.data(), "ATLL", 4), 0);
-  EXPECT_EQ(at(4), 1);           // version
-  EXPECT_EQ(at(5), 3);           // type
-  EXPECT_EQ(at(6), 0x34);        // flags
-  EXPECT_EQ(at(8), 0x08);        // call_id
+  EXPECT_EQ(at(4), 1);     // version
+  EXPECT_EQ(at(5), 3);     // type
+  EXPECT_EQ(at(6), 0x34);  // flags
+  EXPECT_EQ(at(8), 0x08);  // call_id
   EXPECT_EQ(at(15), 0x01);
-  EXPECT_EQ(at(16), 7);          // layer
-  EXPECT_EQ(at(18), 1);          // micro_batch
-  EXPECT_EQ(at(20), 64);         // rows
-  EXPECT_EQ(at(25), 2);          // pairs = 512
-  EXPECT_EQ(at(28), 2);          // dtype
-  EXPECT_EQ(at(33), 0x10);       // payload_bytes = 4096
-  EXPECT_EQ(at(36), 0x90);       // time_left_us = 250000 = 0x3d090
-  EXPECT_EQ(at(40), 3);          // bias_version
-  EXPECT_EQ(at(51), 0xde);       // payload_crc
+  EXPECT_EQ(at(16), 7);     // layer
+  EXPECT_EQ(at(18), 1);     // micro_batch
+  EXPECT_EQ(at(20), 64);    // rows
+  EXPECT_EQ(at(25), 2);     // pairs = 512
+  EXPECT_EQ(at(28), 2);     // dtype
+  EXPECT_EQ(at(33), 0x10);  // payload_bytes = 4096
+  EXPECT_EQ(at(36), 0x90);  // time_left_us = 250000 = 0x3d090
+  EXPECT_EQ(at(40), 3);     // bias_version
+  EXPECT_EQ(at(51), 0xde);  // payload_crc
 }
 
 TEST(FrameTest, EveryBitMatters) {
@@ -110,11 +113,13 @@ TEST(FrameTest, EveryBitMatters) {
   for (int bit = 0; bit < 8 * kFrameHeaderBytes; ++bit) {
     auto bad = good;
     bad[bit / 8] ^= std::byte{1} << (bit % 8);
-    EXPECT_EQ(DecodeHeader(bad).status().code(), absl::StatusCode::kInvalidArgument) << "bit " << bit;
+    EXPECT_EQ(DecodeHeader(bad).status().code(), absl::StatusCode::kInvalidArgument)
+        << "bit " << bit;
   }
 }
 
-// Fields that are wrong although the checksum is right: a peer that is mistaken or hostile, not a broken wire.
+// Fields that are wrong although the checksum is right: a peer that is mistaken or hostile, not a
+// broken wire.
 struct BadField {
   const char* name;  // must stand in the message
   void (*spoil)(FrameHeader*);
@@ -138,7 +143,8 @@ INSTANTIATE_TEST_SUITE_P(
                     BadField{"type", [](FrameHeader* h) { h->type = static_cast<FrameType>(12); }},
                     BadField{"dtype", [](FrameHeader* h) { h->dtype = static_cast<DType>(5); }},
                     BadField{"reserved", [](FrameHeader* h) { h->reserved[1] = 1; }},
-                    BadField{"payload", [](FrameHeader* h) { h->payload_bytes = kMaxPayloadBytes + 1; }}));
+                    BadField{"payload",
+                             [](FrameHeader* h) { h->payload_bytes = kMaxPayloadBytes + 1; }}));
 
 TEST(FrameTest, HeaderOfAnotherSizeIsRefused) {
   const auto good = Encode(SomeHeader());
@@ -180,7 +186,8 @@ TEST(FrameTest, FuzzedFieldsThatPassAreInBounds) {
   EXPECT_GT(passed, 50'000);
 }
 
-const PayloadShape kShape = {.hidden_size = 4, .num_layers = 3, .num_experts = 9, .wire = DType::kBf16};
+const PayloadShape kShape = {
+    .hidden_size = 4, .num_layers = 3, .num_experts = 9, .wire = DType::kBf16};
 
 Frame WorkFrame(uint32_t rows, const std::vector<WorkPair>& pairs) {
   Frame frame;
@@ -208,7 +215,8 @@ Frame VectorFrame(FrameType type, uint32_t rows, uint32_t pairs, size_t vectors)
 }
 
 TEST(PayloadTest, GoodFramesPass) {
-  const std::vector<WorkPair> pairs = {{.row = 0, .expert = 1}, {.row = 1, .expert = 1}, {.row = 0, .expert = 8}};
+  const std::vector<WorkPair> pairs = {
+      {.row = 0, .expert = 1}, {.row = 1, .expert = 1}, {.row = 0, .expert = 8}};
   const Frame work = WorkFrame(2, pairs);
   EXPECT_TRUE(CheckPayload(kShape, work).ok());
   ASSERT_EQ(WorkPairs(work).size(), 3u);

@@ -19,10 +19,14 @@ enum class PairKind { kInprocSameLoop, kInprocTwoLoops, kUnix, kTcp };
 
 inline std::string PairKindName(const testing::TestParamInfo<PairKind>& info) {
   switch (info.param) {
-    case PairKind::kInprocSameLoop: return "InprocSameLoop";
-    case PairKind::kInprocTwoLoops: return "InprocTwoLoops";
-    case PairKind::kUnix: return "Unix";
-    case PairKind::kTcp: return "Tcp";
+    case PairKind::kInprocSameLoop:
+      return "InprocSameLoop";
+    case PairKind::kInprocTwoLoops:
+      return "InprocTwoLoops";
+    case PairKind::kUnix:
+      return "Unix";
+    case PairKind::kTcp:
+      return "Tcp";
   }
   return "Unknown";
 }
@@ -30,7 +34,8 @@ inline std::string PairKindName(const testing::TestParamInfo<PairKind>& info) {
 inline Endpoint FreeEndpoint(LinkKind kind) {
   static int count = 0;
   if (kind == LinkKind::kTcp) return {.kind = kind, .address = "127.0.0.1:0"};
-  return {.kind = LinkKind::kUnix, .address = absl::StrFormat("@atoll-link-test-%d-%d", getpid(), count++)};
+  return {.kind = LinkKind::kUnix,
+          .address = absl::StrFormat("@atoll-link-test-%d-%d", getpid(), count++)};
 }
 
 // Pumps until `ready` holds; false after 20 s.
@@ -38,7 +43,8 @@ inline bool PumpUntil(std::initializer_list<EventLoop*> loops, const std::functi
   const absl::Time deadline = absl::Now() + absl::Seconds(20);
   while (!ready()) {
     if (absl::Now() > deadline) return false;
-    for (EventLoop* loop : loops) loop->RunOnce(loops.size() > 1 ? absl::ZeroDuration() : absl::Milliseconds(100));
+    for (EventLoop* loop : loops)
+      loop->RunOnce(loops.size() > 1 ? absl::ZeroDuration() : absl::Milliseconds(100));
   }
   return true;
 }
@@ -54,8 +60,8 @@ class LinkPair {
     loop_b_ = &second_;
     TicketBook tickets;
     auto listener = LinkListener::Listen(
-        &second_, FreeEndpoint(kind == PairKind::kUnix ? LinkKind::kUnix : LinkKind::kTcp), &tickets, limits,
-        [&](const std::string& peer, std::unique_ptr<Link> link) {
+        &second_, FreeEndpoint(kind == PairKind::kUnix ? LinkKind::kUnix : LinkKind::kTcp),
+        &tickets, limits, [&](const std::string& peer, std::unique_ptr<Link> link) {
           EXPECT_EQ(peer, "end a");
           b = std::move(link);
         });
@@ -105,9 +111,12 @@ inline Buffer Pattern(size_t size, uint64_t seed) {
 
 inline bool IsPattern(const Buffer& payload, size_t size, uint64_t seed) {
   const Buffer expected = Pattern(size, seed);
-  return payload.size() == size && std::equal(payload.data(), payload.data() + size, expected.data());
+  return payload.size() == size &&
+         std::equal(payload.data(), payload.data() + size, expected.data());
 }
 
-inline FrameHeader CallHeader(uint64_t call_id) { return {.type = FrameType::kPing, .call_id = call_id}; }
+inline FrameHeader CallHeader(uint64_t call_id) {
+  return {.type = FrameType::kPing, .call_id = call_id};
+}
 
 }  // namespace atl::transport

@@ -17,8 +17,8 @@ class LinkTest : public testing::TestWithParam<PairKind> {
   bool is_socket() const { return GetParam() == PairKind::kUnix || GetParam() == PairKind::kTcp; }
 };
 INSTANTIATE_TEST_SUITE_P(Kinds, LinkTest,
-                         testing::Values(PairKind::kInprocSameLoop, PairKind::kInprocTwoLoops, PairKind::kUnix,
-                                         PairKind::kTcp),
+                         testing::Values(PairKind::kInprocSameLoop, PairKind::kInprocTwoLoops,
+                                         PairKind::kUnix, PairKind::kTcp),
                          PairKindName);
 
 void IgnoreFrames(Frame) {}
@@ -32,7 +32,8 @@ TEST_P(LinkTest, EchoKeepsHeaderAndBytesAtEverySize) {
   pair.a->SetCallbacks([&](Frame f) { back = std::move(f); }, IgnoreEnd);
   uint64_t bytes = 0;
   uint64_t frames = 0;
-  for (size_t size : {0, 1, 7, 8, 55, 56, 57, 4096, 65'535, 65'536, 1 << 20, (2 << 20) - 1, 2 << 20, 8 << 20}) {
+  for (size_t size :
+       {0, 1, 7, 8, 55, 56, 57, 4096, 65'535, 65'536, 1 << 20, (2 << 20) - 1, 2 << 20, 8 << 20}) {
     back.reset();
     FrameHeader header = {.type = FrameType::kWork,
                           .flags = 3,
@@ -107,7 +108,8 @@ TEST_P(LinkTest, FullQueueIsResourceExhaustedThenDrains) {
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
   EXPECT_GE(taken, 250u);
   EXPECT_LE(taken, 300u) << "window and queue together";
-  EXPECT_EQ(pair.a->Send(CallHeader(0), Pattern(1000, 0)).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(pair.a->Send(CallHeader(0), Pattern(1000, 0)).code(),
+            absl::StatusCode::kResourceExhausted);
 
   std::vector<uint64_t> seen;
   pair.b->SetCallbacks(
@@ -130,7 +132,8 @@ TEST_P(LinkTest, FramesWithoutPayloadAreBoundedToo) {
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
 }
 
-// The peer keeps back credit until half a window is consumed: a frame larger than what is left must pass all the same.
+// The peer keeps back credit until half a window is consumed: a frame larger than what is left must
+// pass all the same.
 TEST_P(LinkTest, LargeFrameAfterUncreditedSmallOnesPasses) {
   LinkPair pair(GetParam(), {.window_bytes = 10'001, .queue_bytes = 1 << 20});
   int seen = 0;
@@ -150,7 +153,8 @@ TEST_P(LinkTest, FrameLargerThanTheWindowIsRefusedAtHome) {
 
 TEST_P(LinkTest, FrameLargerThanTheProtocolAllowsIsRefused) {
   LinkPair pair(GetParam(), {.window_bytes = int64_t{1} << 30, .queue_bytes = int64_t{1} << 30});
-  EXPECT_EQ(pair.a->Send(CallHeader(1), Buffer(kMaxPayloadBytes + 1)).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(pair.a->Send(CallHeader(1), Buffer(kMaxPayloadBytes + 1)).code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 // Send from inside on_frame, thousands of times: no recursion, no callback inside itself.
@@ -260,7 +264,8 @@ TEST_P(LinkTest, LinkMayBeDestroyedInItsOwnOnFrame) {
         pair.b = nullptr;
       },
       [](Status) { ADD_FAILURE(); });
-  for (int i = 0; i < 3; ++i) pair.a->Send(CallHeader(i), Buffer(100)).IgnoreError();  // the later ones may be refused
+  for (int i = 0; i < 3; ++i)
+    pair.a->Send(CallHeader(i), Buffer(100)).IgnoreError();  // the later ones may be refused
   ASSERT_TRUE(pair.Pump([&] { return seen > 0; }));
   pair.PumpSome();
   EXPECT_EQ(seen, 1);

@@ -19,7 +19,8 @@ class FaultsTest : public DispatchFixture {
     Connect(1, StartNode(1, HoldsAll));
     dispatcher_->SetPlacement(MakePlacement(2, HoldsAll));
   }
-  void ExpectGood(const std::optional<StatusOr<std::string>>& y, int64_t rows = 8, uint32_t seed = 1) {
+  void ExpectGood(const std::optional<StatusOr<std::string>>& y, int64_t rows = 8,
+                  uint32_t seed = 1) {
     ASSERT_TRUE(y.has_value());
     ASSERT_TRUE(y->ok()) << y->status();
     EXPECT_TRUE(**y == Expected(2, rows, seed));
@@ -30,7 +31,8 @@ class FaultsTest : public DispatchFixture {
 
 class RefusalTest : public FaultsTest, public ::testing::WithParamInterface<absl::StatusCode> {};
 INSTANTIATE_TEST_SUITE_P(Codes, RefusalTest,
-                         ::testing::Values(absl::StatusCode::kNotFound, absl::StatusCode::kResourceExhausted,
+                         ::testing::Values(absl::StatusCode::kNotFound,
+                                           absl::StatusCode::kResourceExhausted,
                                            absl::StatusCode::kUnavailable),
                          [](const auto& info) {
                            std::string name = absl::StatusCodeToString(info.param);
@@ -125,7 +127,8 @@ TEST_F(FaultsTest, UnknownAndLateAnswersAreDropped) {
   ASSERT_TRUE(again->link->Send(late, Buffer(work.header.pairs * d() * 2)).ok());
   RunSome();
   EXPECT_TRUE(dispatcher_->HasLink("expert-0"));
-  const auto y = Dispatch(3, 1, 1);  // the fake is asked first and does not answer: the hedge saves the call
+  const auto y =
+      Dispatch(3, 1, 1);  // the fake is asked first and does not answer: the hedge saves the call
   EXPECT_TRUE(y.ok()) << y.status();
 }
 
@@ -267,7 +270,8 @@ TEST_F(FaultsTest, FirstAnswerOfAHedgeCountsWhicheverItIs) {
   MakeDispatcher({.hedge_after = absl::Milliseconds(20)});
   auto first = ConnectFake(0);
   auto second = ConnectFake(1);
-  // Only the first may be asked at the beginning: the second holds everything, too, but is told later.
+  // Only the first may be asked at the beginning: the second holds everything, too, but is told
+  // later.
   dispatcher_->SetPlacement(MakePlacement(1, HoldsAll));
   Submit(Call(2, 1, 1), &y_);
   ASSERT_EQ(first->work.size(), 1u);
@@ -307,14 +311,16 @@ TEST_F(FaultsTest, WorkFramesCarryOnlyTheRowsTheyNeed) {
   auto b = ConnectFake(1);
   const std::vector<int32_t> ids = ExpectedChoice(2, 3, 4).ids;  // [3, 4]
   const int32_t only = ids[4];                                   // chosen by row 1 at least
-  dispatcher_->SetPlacement(MakePlacement(2, [&](int n, int32_t, int32_t e) { return (e == only) == (n == 0); }));
+  dispatcher_->SetPlacement(
+      MakePlacement(2, [&](int n, int32_t, int32_t e) { return (e == only) == (n == 0); }));
   Submit(Call(2, 3, 4), &y_);
   ASSERT_EQ(a->work.size(), 1u);
   const Frame& frame = a->work[0];
   const Buffer x = Rows(3, 4);
   std::vector<int64_t> rows;
   for (int64_t row = 0; row < 3; ++row) {
-    if (std::find(ids.begin() + row * 4, ids.begin() + row * 4 + 4, only) != ids.begin() + row * 4 + 4) {
+    if (std::find(ids.begin() + row * 4, ids.begin() + row * 4 + 4, only) !=
+        ids.begin() + row * 4 + 4) {
       rows.push_back(row);
     }
   }
@@ -323,7 +329,8 @@ TEST_F(FaultsTest, WorkFramesCarryOnlyTheRowsTheyNeed) {
   for (size_t i = 0; i < rows.size(); ++i) {
     EXPECT_EQ(WorkPairs(frame)[i].row, i);
     EXPECT_EQ(WorkPairs(frame)[i].expert, static_cast<uint32_t>(only));
-    EXPECT_EQ(std::memcmp(frame.payload.data() + i * d() * 2, x.data() + rows[i] * d() * 2, d() * 2), 0);
+    EXPECT_EQ(
+        std::memcmp(frame.payload.data() + i * d() * 2, x.data() + rows[i] * d() * 2, d() * 2), 0);
   }
 }
 

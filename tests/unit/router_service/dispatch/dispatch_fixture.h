@@ -1,4 +1,5 @@
-// Expert nodes, links of every kind and the oracle for the dispatch tests; all on one loop that the test pumps.
+// Expert nodes, links of every kind and the oracle for the dispatch tests; all on one loop that the
+// test pumps.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -70,7 +71,8 @@ class DispatchFixture : public ::testing::Test {
   }
 
   void MakeDispatcher(const DispatcherOptions& options) {
-    dispatcher_ = std::make_unique<Dispatcher>(&loop_, ctx_, config(), profile_, gates_.get(), options);
+    dispatcher_ =
+        std::make_unique<Dispatcher>(&loop_, ctx_, config(), profile_, gates_.get(), options);
   }
 
   using Holds = std::function<bool(int node, int32_t layer, int32_t expert)>;
@@ -101,28 +103,33 @@ class DispatchFixture : public ::testing::Test {
         EXPECT_TRUE(node->store->Load({layer, e}, nullptr).ok());
       }
     }
-    node->engine = std::make_unique<expert::ExpertEngine>(&loop_, ctx_, config(), profile_, node->store.get(),
-                                                          expert::EngineOptions{});
+    node->engine = std::make_unique<expert::ExpertEngine>(
+        &loop_, ctx_, config(), profile_, node->store.get(), expert::EngineOptions{});
     real_.push_back(std::move(node));
     return real_.back().get();
   }
 
   // Two joined ends on the loop.
-  std::pair<std::unique_ptr<transport::Link>, std::unique_ptr<transport::Link>> MakeLinks(transport::LinkKind kind) {
+  std::pair<std::unique_ptr<transport::Link>, std::unique_ptr<transport::Link>> MakeLinks(
+      transport::LinkKind kind) {
     if (kind == transport::LinkKind::kInproc) return transport::MakeInprocLinks(&loop_, &loop_, {});
     static int count = 0;
     const transport::Endpoint endpoint = {
         .kind = kind,
-        .address = kind == transport::LinkKind::kTcp ? "127.0.0.1:0"
-                                                     : absl::StrFormat("@atoll-dispatch-%d-%d", getpid(), count++)};
+        .address = kind == transport::LinkKind::kTcp
+                       ? "127.0.0.1:0"
+                       : absl::StrFormat("@atoll-dispatch-%d-%d", getpid(), count++)};
     std::pair<std::unique_ptr<transport::Link>, std::unique_ptr<transport::Link>> ends;
     transport::TicketBook tickets;
     const auto listener = transport::LinkListener::Listen(
         &loop_, endpoint, &tickets, {},
-        [&](const std::string&, std::unique_ptr<transport::Link> link) { ends.second = std::move(link); });
+        [&](const std::string&, std::unique_ptr<transport::Link> link) {
+          ends.second = std::move(link);
+        });
     EXPECT_TRUE(listener.ok()) << listener.status();
-    transport::ConnectLink(&loop_, (*listener)->endpoint(), tickets.Issue("test"), {}, absl::Seconds(10),
-                           [&](StatusOr<std::unique_ptr<transport::Link>> link) { ends.first = *std::move(link); });
+    transport::ConnectLink(
+        &loop_, (*listener)->endpoint(), tickets.Issue("test"), {}, absl::Seconds(10),
+        [&](StatusOr<std::unique_ptr<transport::Link>> link) { ends.first = *std::move(link); });
     Run([&] { return ends.first != nullptr && ends.second != nullptr; });
     return ends;
   }
@@ -134,7 +141,8 @@ class DispatchFixture : public ::testing::Test {
   }
 
   // Nodes 0..num-1 connected, with their placement.
-  void StartNodes(int num, const Holds& holds, transport::LinkKind kind = transport::LinkKind::kInproc) {
+  void StartNodes(int num, const Holds& holds,
+                  transport::LinkKind kind = transport::LinkKind::kInproc) {
     for (int n = 0; n < num; ++n) Connect(n, StartNode(n, holds), kind);
     dispatcher_->SetPlacement(MakePlacement(num, holds));
   }
@@ -146,7 +154,8 @@ class DispatchFixture : public ::testing::Test {
     FakeNode* const f = fake.get();
     f->link->SetCallbacks(
         [f](transport::Frame frame) {
-          if (frame.header.type == transport::FrameType::kCancel) return f->cancelled.push_back(frame.header.call_id);
+          if (frame.header.type == transport::FrameType::kCancel)
+            return f->cancelled.push_back(frame.header.call_id);
           if (f->on_work) f->on_work(frame);
           f->work.push_back(std::move(frame));
         },
@@ -183,22 +192,29 @@ class DispatchFixture : public ::testing::Test {
   Choice ExpectedChoice(int32_t layer, int64_t rows, uint32_t seed) {
     const std::string gate = model::LayerPrefix(layer) + "mlp.gate.";
     const kernels::PackedMatrix w =
-        weights::LoadPacked(*checkpoint_, gate + "weight", model::MatrixFormat::kExact, nullptr).value();
+        weights::LoadPacked(*checkpoint_, gate + "weight", model::MatrixFormat::kExact, nullptr)
+            .value();
     const auto bias = checkpoint_->ReadAll(gate + "e_score_correction_bias");
     const int64_t k = config().num_experts_per_tok;
     Choice choice{std::vector<int32_t>(rows * k), std::vector<float>(rows * k)};
     const std::vector<float> x = Values(Rows(rows, seed));
     std::vector<float> logits(config().n_routed_experts);
     for (int64_t row = 0; row < rows; ++row) {
-      kernels::MatMul(plain_, kernels::MatMulJob{.w = &w, .x = x.data() + row * d(), .ldx = d(), .m = 1,
-                                                 .y = logits.data(), .ldy = w.n()});
-      kernels::SelectExperts(plain_, gates_->params(), logits.data(), bias.ok() ? bias->data() : nullptr, 1,
-                             choice.ids.data() + row * k, choice.weights.data() + row * k);
+      kernels::MatMul(plain_, kernels::MatMulJob{.w = &w,
+                                                 .x = x.data() + row * d(),
+                                                 .ldx = d(),
+                                                 .m = 1,
+                                                 .y = logits.data(),
+                                                 .ldy = w.n()});
+      kernels::SelectExperts(plain_, gates_->params(), logits.data(),
+                             bias.ok() ? bias->data() : nullptr, 1, choice.ids.data() + row * k,
+                             choice.weights.data() + row * k);
     }
     return choice;
   }
 
-  // y of Call(layer, rows, seed): every row and expert alone, on one thread, no store, engine, link or dispatcher.
+  // y of Call(layer, rows, seed): every row and expert alone, on one thread, no store, engine, link
+  // or dispatcher.
   std::string Expected(int32_t layer, int64_t rows, uint32_t seed) {
     return Expected(layer, rows, seed, ExpectedChoice(layer, rows, seed));
   }
@@ -210,14 +226,17 @@ class DispatchFixture : public ::testing::Test {
     for (int64_t row = 0; row < rows; ++row) {
       std::vector<std::string> outs;
       std::vector<const void*> places;
-      for (int64_t j = 0; j < k; ++j) outs.push_back(ExpertOut(layer, choice.ids[row * k + j], x.data() + row * d()));
+      for (int64_t j = 0; j < k; ++j)
+        outs.push_back(ExpertOut(layer, choice.ids[row * k + j], x.data() + row * d()));
       for (const std::string& out : outs) places.push_back(out.data());
       const std::string shared =
           config().n_shared_experts > 0
-              ? ExpertOut(layer, static_cast<int32_t>(config().shared_expert_id()), x.data() + row * d())
+              ? ExpertOut(layer, static_cast<int32_t>(config().shared_expert_id()),
+                          x.data() + row * d())
               : "";
-      kernels::CombineRow(plain_, profile_.wire, d(), shared.empty() ? nullptr : shared.data(), places.data(),
-                          choice.weights.data() + row * k, static_cast<int32_t>(k), y.data() + row * row_bytes);
+      kernels::CombineRow(plain_, profile_.wire, d(), shared.empty() ? nullptr : shared.data(),
+                          places.data(), choice.weights.data() + row * k, static_cast<int32_t>(k),
+                          y.data() + row * row_bytes);
     }
     return y;
   }
@@ -258,7 +277,8 @@ class DispatchFixture : public ::testing::Test {
   model::NumericProfile profile_;
   ThreadPool pool_{{.num_threads = 2}};
   kernels::KernelContext ctx_;
-  const kernels::KernelContext plain_ = kernels::MakeKernelContext(kernels::BestIsa(), nullptr).value();
+  const kernels::KernelContext plain_ =
+      kernels::MakeKernelContext(kernels::BestIsa(), nullptr).value();
   transport::EventLoop loop_;
   std::unique_ptr<GateWeights> gates_;
   std::vector<std::unique_ptr<RealNode>> real_;
@@ -267,7 +287,8 @@ class DispatchFixture : public ::testing::Test {
  private:
   std::vector<float> Values(const Buffer& x) const {
     std::vector<float> out(x.size() / DTypeBytes(profile_.wire));
-    for (size_t i = 0; i < out.size(); ++i) out[i] = bf16() ? Bf16ToF32(x.as<Bf16>()[i]) : x.as<float>()[i];
+    for (size_t i = 0; i < out.size(); ++i)
+      out[i] = bf16() ? Bf16ToF32(x.as<Bf16>()[i]) : x.as<float>()[i];
     return out;
   }
 
@@ -279,7 +300,8 @@ class DispatchFixture : public ::testing::Test {
       experts_[key] = weights::LoadFfn(*checkpoint_, prefix, profile_.weights, nullptr).value();
     }
     std::vector<float> out(d());
-    const kernels::FfnJob job = {.w = &experts_[key], .x = x, .ldx = d(), .m = 1, .out = out.data(), .ldo = d()};
+    const kernels::FfnJob job = {
+        .w = &experts_[key], .x = x, .ldx = d(), .m = 1, .out = out.data(), .ldo = d()};
     std::vector<float> scratch(kernels::GroupedFfnScratch({&job, 1}));
     kernels::GroupedFfn(plain_, {&job, 1}, weights::RoundingOf(profile_.activations),
                         weights::RoundingOf(profile_.wire), scratch.data());

@@ -16,7 +16,8 @@ class ExactTest : public DispatchFixture,
 };
 INSTANTIATE_TEST_SUITE_P(All, ExactTest,
                          ::testing::Combine(::testing::Values("reference", "bf16"),
-                                            ::testing::Values(LinkKind::kInproc, LinkKind::kUnix, LinkKind::kTcp)),
+                                            ::testing::Values(LinkKind::kInproc, LinkKind::kUnix,
+                                                              LinkKind::kTcp)),
                          [](const auto& info) {
                            return std::string(std::get<0>(info.param)) + "_" +
                                   transport::LinkKindName(std::get<1>(info.param));
@@ -27,12 +28,14 @@ TEST_P(ExactTest, AnyNumberOfNodes) {
     SCOPED_TRACE(nodes);
     MakeDispatcher({});
     real_.clear();
-    StartNodes(nodes, [&](int n, int32_t layer, int32_t e) { return (layer + e) % nodes == n; }, kind());
+    StartNodes(
+        nodes, [&](int n, int32_t layer, int32_t e) { return (layer + e) % nodes == n; }, kind());
     for (int32_t layer : MoeLayers()) {
       for (int64_t rows : {1, 3, 40}) {
         const auto y = Dispatch(layer, rows, 7 * layer + rows);
         ASSERT_TRUE(y.ok()) << y.status();
-        EXPECT_TRUE(*y == Expected(layer, rows, 7 * layer + rows)) << "layer " << layer << ", " << rows << " rows";
+        EXPECT_TRUE(*y == Expected(layer, rows, 7 * layer + rows))
+            << "layer " << layer << ", " << rows << " rows";
       }
     }
   }
@@ -75,7 +78,8 @@ TEST_P(ExactTest, WorkInManySmallFrames) {
 TEST_P(ExactTest, ANodeLostInTheMiddleChangesNothing) {
   StartNodes(2, HoldsAll, kind());
   std::vector<std::pair<cluster::NodeName, Status>> closed;
-  dispatcher_->OnLinkClosed([&](const cluster::NodeName& node, const Status& why) { closed.emplace_back(node, why); });
+  dispatcher_->OnLinkClosed(
+      [&](const cluster::NodeName& node, const Status& why) { closed.emplace_back(node, why); });
   std::optional<StatusOr<std::string>> y;
   Submit(Call(2, 24, 5), &y);
   real_[0]->engine = nullptr;  // before it has computed anything: its links go
@@ -92,7 +96,8 @@ TEST_P(ExactTest, ANodeLostInTheMiddleChangesNothing) {
 
 TEST_P(ExactTest, ARemovedLinkChangesNothing) {
   StartNodes(2, HoldsAll, kind());
-  dispatcher_->OnLinkClosed([&](const cluster::NodeName&, const Status&) { ADD_FAILURE() << "it was our own will"; });
+  dispatcher_->OnLinkClosed(
+      [&](const cluster::NodeName&, const Status&) { ADD_FAILURE() << "it was our own will"; });
   std::optional<StatusOr<std::string>> y;
   Submit(Call(2, 24, 5), &y);
   dispatcher_->RemoveLink("expert-1");
@@ -106,7 +111,8 @@ class OtherModelsTest : public DispatchFixture, public ::testing::WithParamInter
  protected:
   OtherModelsTest() : DispatchFixture("bf16", GetParam()) {}
 };
-INSTANTIATE_TEST_SUITE_P(Presets, OtherModelsTest, ::testing::Values("v2_lite", "v2", "v3_fp8", "moonlight", "kimi"),
+INSTANTIATE_TEST_SUITE_P(Presets, OtherModelsTest,
+                         ::testing::Values("v2_lite", "v2", "v3_fp8", "moonlight", "kimi"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST_P(OtherModelsTest, TwoNodes) {
@@ -150,11 +156,12 @@ TEST_F(RoutesTest, CountersAreTheGatesChoices) {
 TEST_F(RoutesTest, HookSeesChoicesAndMayReplaceThem) {
   StartNodes(1, HoldsAll);
   Choice seen;
-  dispatcher_->SetRouteHookForTest([&](int32_t layer, int64_t rows, int32_t* ids, float* weights, bool*) {
-    EXPECT_EQ(layer, 2);
-    seen.ids.assign(ids, ids + rows * 4);
-    seen.weights.assign(weights, weights + rows * 4);
-  });
+  dispatcher_->SetRouteHookForTest(
+      [&](int32_t layer, int64_t rows, int32_t* ids, float* weights, bool*) {
+        EXPECT_EQ(layer, 2);
+        seen.ids.assign(ids, ids + rows * 4);
+        seen.weights.assign(weights, weights + rows * 4);
+      });
   ASSERT_TRUE(Dispatch(2, 6, 3).ok());
   const Choice expected = ExpectedChoice(2, 6, 3);
   EXPECT_EQ(seen.ids, expected.ids);
@@ -162,18 +169,22 @@ TEST_F(RoutesTest, HookSeesChoicesAndMayReplaceThem) {
 
   // Forced experts, weighed as if they had been chosen.
   Choice forced = expected;
-  dispatcher_->SetRouteHookForTest([&](int32_t, int64_t rows, int32_t* ids, float* weights, bool* replaced) {
-    for (int64_t i = 0; i < rows * 4; ++i) ids[i] = static_cast<int32_t>(3 * (i % 4) + i / 4 % 3);
-    forced.ids.assign(ids, ids + rows * 4);
-    std::fill(weights, weights + rows * 4, -1.0f);  // to be replaced
-    *replaced = true;
-  });
+  dispatcher_->SetRouteHookForTest(
+      [&](int32_t, int64_t rows, int32_t* ids, float* weights, bool* replaced) {
+        for (int64_t i = 0; i < rows * 4; ++i)
+          ids[i] = static_cast<int32_t>(3 * (i % 4) + i / 4 % 3);
+        forced.ids.assign(ids, ids + rows * 4);
+        std::fill(weights, weights + rows * 4, -1.0f);  // to be replaced
+        *replaced = true;
+      });
   const kernels::PackedMatrix& w = gates_->weight(2);
   std::vector<float> logits(16), x(d());
   const Buffer rows = Rows(6, 3);
   for (int64_t row = 0; row < 6; ++row) {
     for (int64_t i = 0; i < d(); ++i) x[i] = Bf16ToF32(rows.as<Bf16>()[row * d() + i]);
-    kernels::MatMul(plain_, kernels::MatMulJob{.w = &w, .x = x.data(), .ldx = d(), .m = 1, .y = logits.data(), .ldy = 16});
+    kernels::MatMul(plain_,
+                    kernels::MatMulJob{
+                        .w = &w, .x = x.data(), .ldx = d(), .m = 1, .y = logits.data(), .ldy = 16});
     for (int64_t j = 0; j < 4; ++j) forced.ids[row * 4 + j] = static_cast<int32_t>(3 * j + row % 3);
     kernels::WeighExperts(plain_, gates_->params(), logits.data(), 1, forced.ids.data() + row * 4,
                           forced.weights.data() + row * 4);
@@ -190,7 +201,8 @@ TEST_F(RoutesTest, GateWeightsAreTheCheckpoints) {
     std::vector<float> row(d());
     for (int64_t e = 0; e < 16; ++e) {
       gates_->weight(layer).ReadRow(e, row.data());
-      EXPECT_TRUE(std::equal(row.begin(), row.end(), expected.begin() + e * d())) << layer << " " << e;
+      EXPECT_TRUE(std::equal(row.begin(), row.end(), expected.begin() + e * d()))
+          << layer << " " << e;
     }
     const std::vector<float> bias = checkpoint_->ReadAll(gate + "e_score_correction_bias").value();
     ASSERT_NE(gates_->bias(layer, 0), nullptr);

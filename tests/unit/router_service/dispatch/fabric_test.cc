@@ -51,7 +51,8 @@ class RemoteFabricTest : public DispatchFixture, public ::testing::WithParamInte
   }
   // A router over the fixture's one dispatcher.
   DispatchServer* StartRouter(const std::string& name) {
-    servers_.push_back(std::make_unique<DispatchServer>(&loop_, config(), profile_, dispatcher_.get()));
+    servers_.push_back(
+        std::make_unique<DispatchServer>(&loop_, config(), profile_, dispatcher_.get()));
     auto [a, b] = MakeLinks(GetParam());
     servers_.back()->AddLink("attention-0", std::move(b));
     fabric_->AddLink(name, std::move(a));
@@ -82,8 +83,11 @@ class RemoteFabricTest : public DispatchFixture, public ::testing::WithParamInte
   std::unique_ptr<RemoteFabric> fabric_;
   std::vector<std::unique_ptr<DispatchServer>> servers_;
 };
-INSTANTIATE_TEST_SUITE_P(Links, RemoteFabricTest, ::testing::Values(LinkKind::kInproc, LinkKind::kUnix, LinkKind::kTcp),
-                         [](const auto& info) { return std::string(transport::LinkKindName(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Links, RemoteFabricTest,
+                         ::testing::Values(LinkKind::kInproc, LinkKind::kUnix, LinkKind::kTcp),
+                         [](const auto& info) {
+                           return std::string(transport::LinkKindName(info.param));
+                         });
 
 TEST_P(RemoteFabricTest, SameBitsThroughARouter) {
   StartRouter("router-0");
@@ -101,10 +105,12 @@ TEST_P(RemoteFabricTest, ErrorsOfTheRouterAreTheCalls) {
   const Status uncovered = fabric_->Wait(fabric_->Submit(Call(2, 1, 1)), &y);
   EXPECT_EQ(uncovered.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(uncovered.message()), HasSubstr("of layer 2"));
-  EXPECT_EQ(fabric_->Wait(fabric_->Submit(Call(1, 1, 1)), &y).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(fabric_->Wait(fabric_->Submit(Call(1, 1, 1)), &y).code(),
+            absl::StatusCode::kInvalidArgument);
   DispatchCall call = Call(2, 1, 1);
   call.bias_version = 3;
-  EXPECT_EQ(fabric_->Wait(fabric_->Submit(std::move(call)), &y).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(fabric_->Wait(fabric_->Submit(std::move(call)), &y).code(),
+            absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(fabric_->HasLink("router-0"));
 }
 
@@ -112,7 +118,8 @@ TEST_P(RemoteFabricTest, DeadRoutersCallsGoToAnother) {
   auto dead = StartFakeRouter("router-0");
   StartRouter("router-1");
   std::vector<cluster::NodeName> closed;
-  fabric_->OnLinkClosed([&](const cluster::NodeName& name, const Status&) { closed.push_back(name); });
+  fabric_->OnLinkClosed(
+      [&](const cluster::NodeName& name, const Status&) { closed.push_back(name); });
   const uint64_t first = fabric_->Submit(Call(2, 9, 1));
   const uint64_t second = fabric_->Submit(Call(3, 2, 2));
   Run([&] { return dead->frames.size() == 2; });
@@ -166,8 +173,10 @@ TEST_P(RemoteFabricTest, WithoutARouterCallsWaitForOne) {
   auto [a, b] = MakeLinks(GetParam());
   DispatchServer server(&loop_, config(), profile_, dispatcher_.get());
   server.AddLink("attention-0", std::move(b));
-  loop_.RunAt(absl::Now() + absl::Milliseconds(30), [&, link = std::make_shared<std::unique_ptr<transport::Link>>(
-                                                            std::move(a))] { fabric_->AddLink("router-0", std::move(*link)); });
+  loop_.RunAt(absl::Now() + absl::Milliseconds(30),
+              [&, link = std::make_shared<std::unique_ptr<transport::Link>>(std::move(a))] {
+                fabric_->AddLink("router-0", std::move(*link));
+              });
   ExpectGood(call, 2, 9, 1);
 }
 
@@ -185,7 +194,8 @@ TEST_P(RemoteFabricTest, DeadlineHoldsEvenIfTheRouterHangs) {
   DispatchCall call = Call(2, 1, 1);
   call.deadline = absl::Now() + absl::Milliseconds(30);
   Buffer y;
-  EXPECT_EQ(fabric_->Wait(fabric_->Submit(std::move(call)), &y).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(fabric_->Wait(fabric_->Submit(std::move(call)), &y).code(),
+            absl::StatusCode::kDeadlineExceeded);
   Run([&] { return hung->frames.size() == 2; });
   EXPECT_GT(hung->frames[0].header.time_left_us, 0u);
   EXPECT_EQ(hung->frames[1].header.type, FrameType::kCancel);
@@ -211,7 +221,10 @@ TEST_P(RemoteFabricTest, ErrorWithoutACodeIsNonsenseToo) {
   const uint64_t call = fabric_->Submit(Call(2, 9, 1));
   Run([&] { return liar->frames.size() == 1; });
   ASSERT_TRUE(
-      liar->link->Send({.type = FrameType::kError, .call_id = liar->frames[0].header.call_id, .layer = 0}, {}).ok());
+      liar->link
+          ->Send({.type = FrameType::kError, .call_id = liar->frames[0].header.call_id, .layer = 0},
+                 {})
+          .ok());
   ExpectGood(call, 2, 9, 1);
 }
 
@@ -250,11 +263,18 @@ class DispatchServerTest : public RemoteFabricTest {
     return peer;
   }
   transport::FrameHeader DispatchHeader(uint64_t call, uint32_t rows) const {
-    return {.type = FrameType::kDispatch, .call_id = call, .layer = 2, .rows = rows, .dtype = profile_.wire};
+    return {.type = FrameType::kDispatch,
+            .call_id = call,
+            .layer = 2,
+            .rows = rows,
+            .dtype = profile_.wire};
   }
 };
-INSTANTIATE_TEST_SUITE_P(Links, DispatchServerTest, ::testing::Values(LinkKind::kInproc, LinkKind::kUnix),
-                         [](const auto& info) { return std::string(transport::LinkKindName(info.param)); });
+INSTANTIATE_TEST_SUITE_P(Links, DispatchServerTest,
+                         ::testing::Values(LinkKind::kInproc, LinkKind::kUnix),
+                         [](const auto& info) {
+                           return std::string(transport::LinkKindName(info.param));
+                         });
 
 TEST_P(DispatchServerTest, BadFramesCloseTheirLinkOnly) {
   DispatchServer* const server = StartRouter("router-0");
@@ -281,7 +301,8 @@ TEST_P(DispatchServerTest, CallsOfADeadPeerAreCancelled) {
   MakeDispatcher({});  // no nodes: calls wait
   DispatchServer* const server = StartRouter("router-0");
   auto peer = Attach(server);
-  for (uint64_t call : {1, 2, 3}) ASSERT_TRUE(peer->link->Send(DispatchHeader(call, 1), Rows(1, 1)).ok());
+  for (uint64_t call : {1, 2, 3})
+    ASSERT_TRUE(peer->link->Send(DispatchHeader(call, 1), Rows(1, 1)).ok());
   Run([&] { return dispatcher_->outstanding() == 3; });
   ASSERT_TRUE(peer->link->Send({.type = FrameType::kCancel, .call_id = 2}, {}).ok());
   Run([&] { return dispatcher_->outstanding() == 2; });
@@ -302,7 +323,8 @@ TEST_P(DispatchServerTest, CallsInFlightAreBounded) {
   MakeDispatcher({});
   DispatchServer* const server = StartRouter("router-0");
   auto peer = Attach(server);
-  for (uint64_t call = 1; call <= 257; ++call) ASSERT_TRUE(peer->link->Send(DispatchHeader(call, 1), Rows(1, 1)).ok());
+  for (uint64_t call = 1; call <= 257; ++call)
+    ASSERT_TRUE(peer->link->Send(DispatchHeader(call, 1), Rows(1, 1)).ok());
   Run([&] { return peer->frames.size() == 1; });
   EXPECT_EQ(peer->frames[0].header.call_id, 257u);
   EXPECT_EQ(ErrorOf(peer->frames[0]).code(), absl::StatusCode::kResourceExhausted);
