@@ -14,6 +14,8 @@
 namespace atl::text {
 namespace {
 
+constexpr int64_t kMaxChatTemplateBytes = 1 << 20;
+
 std::vector<AddedToken> Chosen(const std::vector<AddedToken>& tokens, bool normalized) {
   std::vector<AddedToken> chosen;
   for (const AddedToken& token : tokens) {
@@ -42,7 +44,7 @@ struct Tokenizer::Impl {
   const AddedTokenMatcher added, added_normalized;
   const PreTokenizer pre_tokenizer;
   const Bpe bpe;
-  const TokenizerConfig config;
+  TokenizerConfig config;
   std::string pool;               // bytes of all tokens
   struct Place {
     uint32_t begin = 0, size = 0;
@@ -122,7 +124,13 @@ StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& dir) {
   ATL_ASSIGN_OR_RETURN(const std::string tokenizer_json, ReadFile(dir + "/tokenizer.json"));
   ATL_ASSIGN_OR_RETURN(const std::string config_json, ReadFile(dir + "/tokenizer_config.json"));
   auto tokenizer = Parse(tokenizer_json, config_json);
-  return tokenizer.ok() ? std::move(tokenizer) : Annotate(tokenizer.status(), dir);
+  if (!tokenizer.ok()) return Annotate(tokenizer.status(), dir);
+  // Newer checkpoints keep the template in a file of its own, which is then the one that counts.
+  const std::string template_path = dir + "/chat_template.jinja";
+  if (FileExists(template_path)) {
+    ATL_ASSIGN_OR_RETURN((*tokenizer)->impl_->config.chat_template, ReadFile(template_path, kMaxChatTemplateBytes));
+  }
+  return tokenizer;
 }
 
 StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Parse(const std::string& tokenizer_json,

@@ -3,7 +3,6 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "text/byte_level.h"
 #include "text/utf8.h"
 
@@ -36,11 +35,14 @@ std::string Shown(const Json& value) {
   return text;
 }
 
-StatusOr<bool> ReadBool(const Json& object, const char* key, bool missing) {
+StatusOr<bool> ReadBool(const Json& object, const char* key) {
   const Json& value = Member(object, key);
-  if (value.is_null()) return missing;
   if (!value.is_boolean()) return InvalidArgument("%s: expected true or false, found %s", key, Shown(value));
   return value.get<bool>();
+}
+
+StatusOr<bool> ReadOptionalBool(const Json& object, const char* key, bool missing) {
+  return Member(object, key).is_null() ? missing : ReadBool(object, key);
 }
 
 StatusOr<uint32_t> ReadId(const Json& value, const std::string& what) {
@@ -76,15 +78,23 @@ Status CheckModel(const Json& model) {
 Status ReadVocab(const Json& model, TokenizerSpec* spec) {
   const Json& vocab = Member(model, "vocab");
   if (!vocab.is_object()) return InvalidArgument("model.vocab: expected an object, found %s", Shown(vocab));
-  absl::flat_hash_set<uint32_t> seen;
-  seen.reserve(vocab.size());
   spec->vocab.reserve(vocab.size());
-  for (const auto& [token, value] : vocab.items()) {
+  for (const auto& [token, value] : vocab.get_ref<const Json::object_t&>()) {
     ATL_ASSIGN_OR_RETURN(const uint32_t id, ReadId(value, "model.vocab"));
-    if (!seen.insert(id).second) return InvalidArgument("model.vocab: id %d is given twice, also to %s", id, token);
     spec->vocab.emplace_back(token, id);
   }
   return absl::OkStatus();
+}
+
+// Who has which id; nullptr: nobody.
+StatusOr<std::vector<const std::string*>> TokensById(const TokenizerSpec& spec) {
+  std::vector<const std::string*> tokens;
+  for (const auto& [token, id] : spec.vocab) {
+    if (id >= tokens.size()) tokens.resize(id + 1, nullptr);
+    if (tokens[id] != nullptr) return InvalidArgument("model.vocab: id %d is that of %s and %s", id, *tokens[id], token);
+    tokens[id] = &token;
+  }
+  return tokens;
 }
 
 // "a b" or ["a", "b"].
@@ -122,14 +132,11 @@ Status ReadMerges(const Json& model, const Vocabulary& ids, TokenizerSpec* spec)
   return absl::OkStatus();
 }
 
-Status ReadModel(const Json& model, TokenizerSpec* spec) {
-  ATL_RETURN_IF_ERROR(CheckModel(model));
-  ATL_RETURN_IF_ERROR(ReadVocab(model, spec));
-  Vocabulary ids(spec->vocab.begin(), spec->vocab.end());
+Status ReadModel(const Json& model, const Vocabulary& ids, TokenizerSpec* spec) {
   ATL_RETURN_IF_ERROR(ReadMerges(model, ids, spec));
-  ATL_ASSIGN_OR_RETURN(spec->ignore_merges, ReadBool(model, "ignore_merges", false));
+  ATL_ASSIGN_OR_RETURN(spec->ignore_merges, ReadOptionalBool(model, "ignore_merges", false));
   // With a token for every byte nothing is ever unknown; else an unknown token or byte fallback would show.
-  ATL_ASSIGN_OR_RETURN(const bool byte_fallback, ReadBool(model, "byte_fallback", false));
+  ATL_ASSIGN_OR_RETURN(const bool byte_fallback, ReadOptionalBool(model, "byte_fallback", false));
   if (!byte_fallback && Member(model, "unk_token").is_null()) return absl::OkStatus();
   for (int byte = 0; byte < 256; ++byte) {
     std::string token;
@@ -141,32 +148,36 @@ Status ReadModel(const Json& model, TokenizerSpec* spec) {
 
 // --- added_tokens ---
 
-Status ReadAddedTokens(const Json& json, TokenizerSpec* spec) {
+Status ReadAddedTokens(const Json& json, const Vocabulary& ids, TokenizerSpec* spec) {
+  ATL_ASSIGN_OR_RETURN(const auto tokens, TokensById(*spec));
   const Json& list = Member(json, "added_tokens");
   if (list.is_null()) return absl::OkStatus();
   if (!list.is_array()) return InvalidArgument("added_tokens: expected an array, found %s", Shown(list));
-  absl::flat_hash_map<std::string, uint32_t> id_of(spec->vocab.begin(), spec->vocab.end());
+  absl::flat_hash_map<std::string, uint32_t> id_of;
   absl::flat_hash_map<uint32_t, std::string> content_of;
-  for (const auto& [token, id] : spec->vocab) content_of.emplace(id, token);
-  absl::flat_hash_set<std::string> listed;
   for (const Json& item : list) {
     AddedToken token;
     const Json& content = Member(item, "content");
     if (!content.is_string() || content == "") return InvalidArgument("added_tokens: no content in %s", Shown(item));
     token.content = content.get<std::string>();
     ATL_ASSIGN_OR_RETURN(token.id, ReadId(Member(item, "id"), "added token " + token.content));
-    ATL_ASSIGN_OR_RETURN(token.special, ReadBool(item, "special", false));
-    ATL_ASSIGN_OR_RETURN(token.normalized, ReadBool(item, "normalized", !token.special));
-    ATL_ASSIGN_OR_RETURN(token.lstrip, ReadBool(item, "lstrip", false));
-    ATL_ASSIGN_OR_RETURN(token.rstrip, ReadBool(item, "rstrip", false));
-    ATL_ASSIGN_OR_RETURN(const bool single_word, ReadBool(item, "single_word", false));
+    ATL_ASSIGN_OR_RETURN(token.special, ReadBool(item, "special"));
+    ATL_ASSIGN_OR_RETURN(token.normalized, ReadBool(item, "normalized"));
+    ATL_ASSIGN_OR_RETURN(token.lstrip, ReadBool(item, "lstrip"));
+    ATL_ASSIGN_OR_RETURN(token.rstrip, ReadBool(item, "rstrip"));
+    ATL_ASSIGN_OR_RETURN(const bool single_word, ReadBool(item, "single_word"));
     if (single_word) return Unimplemented("added token %s: single_word", token.content);
-    const uint32_t known_id = id_of.emplace(token.content, token.id).first->second;
-    const std::string& known_content = content_of.emplace(token.id, token.content).first->second;
-    if (known_id != token.id || known_content != token.content) {
-      return InvalidArgument("added token %s has id %d, but %s has %d", token.content, token.id, known_content, known_id);
+    // A token that the vocabulary has must have its id there; no id is given to two.
+    const auto in_vocab = ids.find(token.content);
+    const bool known = in_vocab != ids.end();
+    const bool taken = !known && token.id < tokens.size() && tokens[token.id] != nullptr;
+    const auto [first_id, is_new] = id_of.emplace(token.content, token.id);
+    const std::string& owner = content_of.emplace(token.id, token.content).first->second;
+    if ((known && in_vocab->second != token.id) || taken || first_id->second != token.id || owner != token.content) {
+      return InvalidArgument("added token %s: its id %d is not the one it has elsewhere, or another token's", token.content,
+                             token.id);
     }
-    if (listed.insert(token.content).second) spec->added_tokens.push_back(std::move(token));
+    if (is_new) spec->added_tokens.push_back(std::move(token));
   }
   return absl::OkStatus();
 }
@@ -196,7 +207,7 @@ Status ReadSplit(const Json& node, TokenizerSpec* spec) {
   if (Member(node, "behavior") != "Isolated") {
     return Unimplemented("pre_tokenizer Split: behavior %s: only Isolated is supported", Shown(Member(node, "behavior")));
   }
-  ATL_ASSIGN_OR_RETURN(const bool invert, ReadBool(node, "invert", false));
+  ATL_ASSIGN_OR_RETURN(const bool invert, ReadBool(node, "invert"));
   if (invert) return Unimplemented("pre_tokenizer Split: invert");
   const Json& pattern = Member(node, "pattern");
   const Json& regex = Member(pattern, "Regex");
@@ -218,14 +229,14 @@ Status ReadPreTokenizer(const Json& json, TokenizerSpec* spec) {
     if (byte_level) return Unimplemented("pre_tokenizer %s behind ByteLevel", type);
     if (type == "Split") return ReadSplit(node, spec);
     if (type == "Digits") {
-      ATL_ASSIGN_OR_RETURN(const bool individual, ReadBool(node, "individual_digits", false));
+      ATL_ASSIGN_OR_RETURN(const bool individual, ReadBool(node, "individual_digits"));
       spec->split_regexes.push_back(individual ? "\\p{N}" : "\\p{N}+");
       return absl::OkStatus();
     }
     if (type == "ByteLevel") {
       byte_level = true;
-      ATL_ASSIGN_OR_RETURN(spec->add_prefix_space, ReadBool(node, "add_prefix_space", true));
-      ATL_ASSIGN_OR_RETURN(spec->use_gpt2_regex, ReadBool(node, "use_regex", true));
+      ATL_ASSIGN_OR_RETURN(spec->add_prefix_space, ReadBool(node, "add_prefix_space"));
+      ATL_ASSIGN_OR_RETURN(spec->use_gpt2_regex, ReadOptionalBool(node, "use_regex", true));
       return absl::OkStatus();
     }
     return Unimplemented("pre_tokenizer %s: only Split, Digits and ByteLevel are supported", Shown(node));
@@ -313,9 +324,13 @@ StatusOr<std::string> ReadChatTemplate(const Json& json) {
 StatusOr<TokenizerSpec> ReadTokenizerSpec(const std::string& tokenizer_json) {
   ATL_ASSIGN_OR_RETURN(const Json json, ParseJson(tokenizer_json, "tokenizer.json"));
   TokenizerSpec spec;
+  const Json& model = Member(json, "model");
   Status status = ReadPipeline(json, &spec);
-  if (status.ok()) status = ReadModel(Member(json, "model"), &spec);
-  if (status.ok()) status = ReadAddedTokens(json, &spec);
+  if (status.ok()) status = CheckModel(model);
+  if (status.ok()) status = ReadVocab(model, &spec);
+  const Vocabulary ids(spec.vocab.begin(), spec.vocab.end());
+  if (status.ok()) status = ReadModel(model, ids, &spec);
+  if (status.ok()) status = ReadAddedTokens(json, ids, &spec);
   if (!status.ok()) return Annotate(status, "tokenizer.json");
   return spec;
 }
@@ -327,7 +342,7 @@ StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::string& config_json) {
   for (const auto& [key, field] : {std::pair("add_bos_token", &config.add_bos_token),
                                    std::pair("add_eos_token", &config.add_eos_token)}) {
     if (Member(json, key).is_null()) continue;
-    ATL_ASSIGN_OR_RETURN(*field, ReadBool(json, key, false));
+    ATL_ASSIGN_OR_RETURN(*field, ReadBool(json, key));
   }
   ATL_ASSIGN_OR_RETURN(config.bos_token, ReadConfigToken(json, "bos_token"));
   ATL_ASSIGN_OR_RETURN(config.eos_token, ReadConfigToken(json, "eos_token"));

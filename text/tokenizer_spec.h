@@ -43,7 +43,7 @@ struct TokenizerSpec {
   std::optional<Around> around;
 };
 
-constexpr uint32_t kMaxTokenId = 1u << 24;
+constexpr uint32_t kMaxTokenId = 1u << 22;  // exclusive; published vocabularies end below 2^18
 
 // InvalidArgument: not what tokenizer.json may hold. Unimplemented: names the piece that is not supported.
 StatusOr<TokenizerSpec> ReadTokenizerSpec(const std::string& tokenizer_json);

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace atl::text {
@@ -91,10 +92,12 @@ TEST(TokenizerGolden, DemoEncodes) {
   for (const Json& line : Lines(std::string(kStored) + "/demo.jsonl")) ExpectEncodes(*tokenizer, line);
 }
 
-// The demo model's prompts: its conversation format written out here, its tokens from expected.json.
+// The demo model's prompts: its conversation format written out here and by its template, its tokens from expected.json.
 TEST(TokenizerGolden, DemoPrompts) {
   const auto tokenizer = LoadOrDie(kDemo);
   const Json expected = Json::parse(*ReadFile(std::string(kDemo) + "/expected.json"));
+  const auto chat_template = ChatTemplate::Parse(tokenizer->chat_template());
+  ASSERT_TRUE(chat_template.ok()) << chat_template.status();
   int chats = 0, texts = 0;
   for (const Json& item : expected["cases"]) {
     if (item["kind"] == "chat") {
@@ -105,7 +108,11 @@ TEST(TokenizerGolden, DemoPrompts) {
         if (message["role"] == "user") prompt += "<｜User｜>" + content;
         if (message["role"] == "assistant") prompt += "<｜Assistant｜>" + content + tokenizer->eos_token();
       }
-      EXPECT_EQ(tokenizer->Encode(prompt + "<｜Assistant｜>", false), item["prompt_ids"].get<Ids>());
+      prompt += "<｜Assistant｜>";
+      EXPECT_EQ(tokenizer->Encode(prompt, false), item["prompt_ids"].get<Ids>());
+      std::vector<ChatMessage> messages;
+      for (const Json& message : item["messages"]) messages.push_back({message["role"], message["content"]});
+      EXPECT_EQ(*(*chat_template)->Render(messages, tokenizer->bos_token(), tokenizer->eos_token()), prompt);
       ++chats;
     } else {
       EXPECT_EQ(tokenizer->Encode(item["text"].get<std::string>(), true), item["prompt_ids"].get<Ids>());
