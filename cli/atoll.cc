@@ -24,6 +24,9 @@ constexpr Command kCommands[] = {
     {"chat", RunChat, "talk with the model"},
     {"generate", RunGenerate, "one prompt, one answer"},
     {"tokenize", RunTokenize, "text to token ids and back"},
+    {"plan", RunPlan, "what it takes to serve a model"},
+    {"verify", RunVerify, "how far a numeric profile is from the reference"},
+    {"make-model", RunMakeModel, "a checkpoint of random weights"},
     {"nodes", RunNodes, "who is in the cluster and holds what"},
 };
 

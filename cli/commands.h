@@ -16,6 +16,9 @@ int RunExpert(const std::string& command, int argc, char** argv);
 int RunChat(const std::string& command, int argc, char** argv);
 int RunGenerate(const std::string& command, int argc, char** argv);
 int RunTokenize(const std::string& command, int argc, char** argv);
+int RunPlan(const std::string& command, int argc, char** argv);
+int RunMakeModel(const std::string& command, int argc, char** argv);
+int RunVerify(const std::string& command, int argc, char** argv);
 int RunNodes(const std::string& command, int argc, char** argv);
 
 // `atoll COMMAND ...`: chooses among the above.

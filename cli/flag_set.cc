@@ -149,6 +149,9 @@ void FlagSet::Add(const std::string& name, int* value, const std::string& help) 
 void FlagSet::Add(const std::string& name, int64_t* value, const std::string& help) {
   impl_->AddValue(name, value, help);
 }
+void FlagSet::Add(const std::string& name, double* value, const std::string& help) {
+  impl_->AddValue(name, value, help);
+}
 void FlagSet::Add(const std::string& name, bool* value, const std::string& help) {
   impl_->AddValue(name, value, help)
       ->default_str(*value ? "true" : "false")

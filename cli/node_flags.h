@@ -25,7 +25,7 @@ struct ProcessFlags {
 void AddModelFlags(FlagSet* flags, cluster::NodeOptions* node);
 // --isa, --threads, --coverage-timeout, --drain-timeout, --log-level, --insecure: of every server.
 void AddServerFlags(FlagSet* flags, cluster::NodeOptions* node, ProcessFlags* process);
-// --listen, --health-listen, --metrics-listen: of a server that is one process.
+// --listen, --health-listen: of a server that is one process.
 void AddListenFlags(FlagSet* flags, cluster::NodeOptions* node);
 // --name, --advertise, --join, --links, --data-listen, --zone: of a node that joins others.
 void AddJoinFlags(FlagSet* flags, cluster::NodeOptions* node);

@@ -52,7 +52,7 @@ StatusOr<std::string> Encode(const TokenizeFlags& values) {
     ids.assign(response.token_ids().begin(), response.token_ids().end());
   }
   std::string line;
-  for (uint32_t id : ids) line += (line.empty() ? "" : " ") + std::to_string(id);
+  for (uint32_t id : ids) absl::StrAppendFormat(&line, "%s%d", line.empty() ? "" : " ", id);
   return line;
 }
 

@@ -36,7 +36,6 @@ cluster::NodeOptions UnusualNode() {
   node.links = {"tcp"};
   node.data_listen = "127.0.0.3:3";
   node.health_listen = "127.0.0.4:4";
-  node.metrics_listen = "127.0.0.5:5";
   node.isa = "portable";
   node.threads = 3;
   node.zone = "z";
@@ -56,7 +55,6 @@ void ExpectSame(const cluster::NodeOptions& a, const cluster::NodeOptions& b) {
   EXPECT_EQ(a.links, b.links);
   EXPECT_EQ(a.data_listen, b.data_listen);
   EXPECT_EQ(a.health_listen, b.health_listen);
-  EXPECT_EQ(a.metrics_listen, b.metrics_listen);
   EXPECT_EQ(a.isa, b.isa);
   EXPECT_EQ(a.threads, b.threads);
   EXPECT_EQ(a.zone, b.zone);

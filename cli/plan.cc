@@ -1,0 +1,61 @@
+#include "model/plan.h"
+
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "cli/flag_set.h"
+#include "cli/server_loop.h"
+#include "model/presets.h"
+
+namespace atl::cli {
+namespace {
+
+struct PlanFlags {
+  std::string model, profile = model::kDefaultProfile;
+  model::PlanOptions options;
+  double bandwidth_gb = 0, gflops = 0;
+};
+
+StatusOr<std::string> MakePlanText(PlanFlags* values) {
+  model::PlanOptions& options = values->options;
+  options.name = values->model;
+  options.bandwidth_bytes_per_s = values->bandwidth_gb * 1e9;
+  options.flops_per_s = values->gflops * 1e9;
+  ATL_ASSIGN_OR_RETURN(options.config, model::ResolveModelConfig(values->model));
+  ATL_ASSIGN_OR_RETURN(options.profile, model::FindProfile(values->profile));
+  ATL_ASSIGN_OR_RETURN(const model::Plan plan, model::MakePlan(options));
+  return model::PlanToText(plan);
+}
+
+}  // namespace
+
+int RunPlan(const std::string& command, int argc, char** argv) {
+  PlanFlags values;
+  values.bandwidth_gb = values.options.bandwidth_bytes_per_s / 1e9;
+  values.gflops = values.options.flops_per_s / 1e9;
+  std::string presets;
+  for (const std::string& name : model::PresetNames())
+    presets += (presets.empty() ? "" : ", ") + name;
+  FlagSet flags(command,
+                "What it takes to serve a model: memory, nodes, network. Nothing is loaded.");
+  flags.Add("--model", &values.model,
+            "checkpoint folder, config.json, or one of " + presets + " (required)");
+  flags.Add("--profile", &values.profile, "numeric profile");
+  flags.Add("--nodes", &values.options.num_expert_nodes,
+            "expert nodes; 0: as few as hold the experts once");
+  flags.AddBytes("--node-memory", &values.options.node_memory_bytes, "memory of each node");
+  flags.Add("--context", &values.options.context_tokens, "tokens of a sequence, prompt and answer");
+  flags.Add("--sequences", &values.options.num_sequences,
+            "sequences that run at once in the whole cluster");
+  flags.Add("--bandwidth", &values.bandwidth_gb, "GB/s that an expert node reads memory at");
+  flags.Add("--gflops", &values.gflops, "GFLOP/s of an expert node");
+  if (const auto code = flags.Parse(argc, argv)) return *code;
+  if (values.model.empty())
+    return flags.Mistake("--model is required: a folder, or one of " + presets);
+  const StatusOr<std::string> text = MakePlanText(&values);
+  if (!text.ok()) return Fail(command, text.status());
+  std::fputs(text->c_str(), stdout);
+  return kExitOk;
+}
+
+}  // namespace atl::cli
