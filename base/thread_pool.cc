@@ -2,8 +2,9 @@
 
 #include <pthread.h>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include <condition_variable>
+#include <mutex>
+
 #include "absl/time/clock.h"
 
 #if defined(__x86_64__)
@@ -22,16 +23,17 @@ inline void CpuRelax() {
 }  // namespace
 
 // One job is published as a generation number; workers that see a new one claim indices from `next` until `count`.
-// A worker joins a job by raising `active` under the mutex or while the generation is odd-stable; the caller waits until
-// every worker that joined has left, so `fn` never outlives the call.
+// A worker joins a job by raising `gate` while it is open; the caller closes it and waits until every worker that joined
+// has left, so `fn` never outlives the call.
 struct ThreadPool::State {
-  absl::Mutex caller_mu;  // one loop at a time
+  // std:: mutexes here, for ThreadSanitizer sees them and Debian's absl ones it does not.
+  std::mutex caller_mu;  // one loop at a time
 
-  absl::Mutex mu;
-  absl::CondVar wake;
+  std::mutex mu;
+  std::condition_variable wake;
   std::atomic<uint64_t> generation{0};
   std::atomic<bool> stop{false};
-  int sleepers ABSL_GUARDED_BY(mu) = 0;
+  int sleepers = 0;  // guarded by mu
 
   // The job in hand. Written by the caller while `open` is false.
   const absl::FunctionRef<void(int64_t)>* fn = nullptr;
@@ -55,10 +57,10 @@ ThreadPool::ThreadPool(ThreadPoolOptions options)
 
 ThreadPool::~ThreadPool() {
   {
-    absl::MutexLock lock(&state_->mu);
+    std::lock_guard lock(state_->mu);
     state_->stop.store(true);
     state_->generation.fetch_add(1);
-    state_->wake.SignalAll();
+    state_->wake.notify_all();
   }
   for (std::thread& thread : threads_) thread.join();
 }
@@ -70,16 +72,16 @@ void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> fn)
     return;
   }
   State& s = *state_;
-  absl::MutexLock caller(&s.caller_mu);
+  std::lock_guard caller(s.caller_mu);
   s.fn = &fn;
   s.count = count;
   s.next.store(0, std::memory_order_relaxed);
   s.done.store(0, std::memory_order_relaxed);
   s.gate.store(1, std::memory_order_release);
   {
-    absl::MutexLock lock(&s.mu);
+    std::lock_guard lock(s.mu);
     s.generation.fetch_add(1, std::memory_order_release);
-    if (s.sleepers > 0) s.wake.SignalAll();
+    if (s.sleepers > 0) s.wake.notify_all();
   }
   RunJobs();
   // Indices are all claimed: close the gate, then wait for those who joined.
@@ -111,9 +113,9 @@ void ThreadPool::Work(int /*worker_idx*/) {
       for (int i = 0; i < 32; ++i) CpuRelax();
     }
     if (s.generation.load(std::memory_order_acquire) == seen) {
-      absl::MutexLock lock(&s.mu);
+      std::unique_lock lock(s.mu);
       ++s.sleepers;
-      while (s.generation.load(std::memory_order_acquire) == seen) s.wake.Wait(&s.mu);
+      s.wake.wait(lock, [&] { return s.generation.load(std::memory_order_acquire) != seen; });
       --s.sleepers;
     }
     seen = s.generation.load(std::memory_order_acquire);
