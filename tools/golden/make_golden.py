@@ -56,28 +56,25 @@ class Runner:
 
     @torch.no_grad()
     def full(self, ids):
-        """dict: logits, hidden [L+1,T,h], final, attn [L,T,h], router [(ids, weights)]"""
+        """dict: logits, hidden [L+1,T,h], final, router [(ids, weights)]"""
         if self.tf is None:
             r = self.ref.forward(ids)
             return dict(logits=r.logits.float(), hidden=torch.stack(r.hidden).float(), final=r.final.float(),
-                        attn=torch.stack(r.attn).float(),
                         router=[(a, b.float()) for a, b, _ in r.router])
-        got = dict(hidden=[], attn=[], router=[])
+        got = dict(hidden=[], router=[])
         hooks, base = [], self.tf.model
         pick = lambda o: (o[0] if isinstance(o, tuple) else o)[0].clone()
         hooks.append(base.layers[0].register_forward_pre_hook(
             lambda m, a, k: got["hidden"].append((a[0] if a else k["hidden_states"])[0].clone()), with_kwargs=True))
         for l in base.layers:
             hooks.append(l.register_forward_hook(lambda m, a, o: got["hidden"].append(pick(o))))
-            hooks.append(l.self_attn.register_forward_hook(lambda m, a, o: got["attn"].append(pick(o))))
             if hasattr(l.mlp, "gate"):
                 hooks.append(l.mlp.gate.register_forward_hook(lambda m, a, o: got["router"].append((o[2], o[1]))))
         hooks.append(base.norm.register_forward_hook(lambda m, a, o: got.__setitem__("final", o[0].clone())))
         got["logits"] = self.tf(ids[None], use_cache=False).logits[0]
         for h in hooks:
             h.remove()
-        for k in ("hidden", "attn"):
-            got[k] = torch.stack(got[k])
+        got["hidden"] = torch.stack(got["hidden"])
         router = []
         for e, w in got["router"]:                  # ascending expert id
             e, o = e.sort(-1)
@@ -131,7 +128,6 @@ def main():
         top = g["logits"].topk(TOP, -1)
         T[p + "input_ids"] = ids
         T[p + "last_logits"] = g["logits"][-1]
-        T[p + "last_logits_ref64"] = r.logits[-1].float()
         T[p + "top_ids"], T[p + "top_logits"] = top[1].int(), top[0]
         if r.router:
             T[p + "router_margin"] = torch.stack([x[2] for x in r.router]).float()
@@ -143,7 +139,6 @@ def main():
                             oracle_max_error=float(err.max()), oracle_rms_error=float(err.pow(2).mean().sqrt())))
         if i == i_detail:
             T["detail.hidden"], T["detail.final"] = g["hidden"], g["final"]
-            T["detail.attn"] = g["attn"]
             for j, (e, w) in enumerate(g["router"]):
                 assert torch.equal(e, r.router[j][0]), "router choices differ"
                 l = [l for l in range(ref.n_layers) if not ref.is_dense(l)][j]
