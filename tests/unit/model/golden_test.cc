@@ -2,6 +2,7 @@
 #include "tests/support/golden.h"
 
 #include <gtest/gtest.h>
+#include <openssl/evp.h>
 
 #include <bit>
 #include <cstring>
@@ -129,6 +130,31 @@ TEST_P(GoldenCheckpoint, ParametersAreTheElementsOfTheFile) {
                            c.hidden_size * c.moe_intermediate_size +
                        (c.tie_word_embeddings ? 0 : (c.vocab_size - 1) * c.hidden_size);
   EXPECT_EQ(checkpoint_->active_params(), elements - cold);
+}
+
+std::string Sha256(const std::string& bytes) {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned int size = 0;
+  EXPECT_EQ(EVP_Digest(bytes.data(), bytes.size(), digest, &size, EVP_sha256(), nullptr), 1);
+  std::string hex;
+  for (unsigned int i = 0; i < size; ++i) absl::StrAppendFormat(&hex, "%02x", digest[i]);
+  return hex;
+}
+
+TEST_P(GoldenCheckpoint, IsTheOneThatTheGoldenWasMadeFrom) {
+  const StatusOr<atl::testing::Golden> golden = atl::testing::LoadGolden(GetParam());
+  ASSERT_TRUE(golden.ok()) << golden.status();
+  ASSERT_FALSE(golden->json["checkpoint"].empty());
+  for (const auto& [file, sha] : golden->json["checkpoint"].items()) {
+    EXPECT_EQ(Sha256(*ReadFile(checkpoint_->dir() + "/" + file)), sha.get<std::string>()) << file;
+  }
+  const int64_t layers = checkpoint_->config().num_hidden_layers;
+  EXPECT_EQ(golden->Get("detail.hidden").shape,
+            (std::vector<int64_t>{layers + 1, 64, checkpoint_->config().hidden_size}));
+  EXPECT_EQ(golden->I64("p5.input_ids").size(), 257);
+  EXPECT_EQ(golden->I64("p1.top_ids").size(), 7 * 16);
+  EXPECT_EQ(golden->F32("p0.last_logits").size(), checkpoint_->config().vocab_size);
+  EXPECT_EQ(golden->Has("mtp.logits"), checkpoint_->config().num_nextn_predict_layers > 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Presets, GoldenCheckpoint, ::testing::ValuesIn(GoldenPresets()),
