@@ -16,6 +16,7 @@ grpc::ServerUnaryReactor* RouterServiceAdapter::GetDispatchStats(grpc::CallbackS
       entry->set_rows(rows);
     }
   }
+  response->set_calls(dispatcher_->calls());
   response->set_retries(dispatcher_->retries());
   auto* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);

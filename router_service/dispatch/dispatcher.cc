@@ -78,6 +78,7 @@ uint64_t Dispatcher::Submit(DispatchCall request, Done done) {
   call.routed = std::move(routed);
   call.done = std::move(done);
   s.num_calls.fetch_add(1);
+  s.submitted.fetch_add(1);
   call.deadline_timer = s.loop->RunAt(deadline, [&s, id] {
     s.Finish(id,
              absl::DeadlineExceededError("the experts did not answer within the call's deadline"));
@@ -157,6 +158,7 @@ void Dispatcher::OnLinkClosed(std::function<void(const cluster::NodeName&, const
 
 const RouteCounters& Dispatcher::counters() const { return state_->counters; }
 int64_t Dispatcher::outstanding() const { return state_->num_calls.load(); }
+uint64_t Dispatcher::calls() const { return state_->submitted.load(); }
 uint64_t Dispatcher::retries() const { return state_->retries.load(); }
 uint64_t Dispatcher::hedges() const { return state_->hedges.load(); }
 void Dispatcher::SetRouteHookForTest(RouteHook hook) { state_->route_hook = std::move(hook); }

@@ -67,8 +67,10 @@ class Dispatcher {
   void OnLinkClosed(std::function<void(const cluster::NodeName&, const Status&)> fn);
 
   const RouteCounters& counters() const;
-  // Calls in flight; pieces of work sent a second time, hedges included; hedges. Any thread.
+  // Calls in flight; calls so far; pieces of work sent a second time, hedges included; hedges. Any
+  // thread.
   int64_t outstanding() const;
+  uint64_t calls() const;
   uint64_t retries() const;
   uint64_t hedges() const;
 

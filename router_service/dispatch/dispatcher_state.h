@@ -68,6 +68,7 @@ struct Dispatcher::State {
       0;  // of answered work, its fixed cost counted as some pairs; decays from the largest
   std::atomic<int64_t> num_calls{0};
   std::atomic<uint64_t> retries{0};
+  std::atomic<uint64_t> submitted{0};
   std::atomic<uint64_t> hedges{0};
 
   // Beginning and end.

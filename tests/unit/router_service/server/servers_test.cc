@@ -94,7 +94,9 @@ TEST_F(ServersTest, StatisticsAndPlacementCanBeAskedFor) {
   for (const pb::ExpertRows& rows : stats.experts()) (rows.expert() == 16 ? shared : routed) += rows.rows();
   EXPECT_EQ(routed, shared * 6);  // v2_lite: 6 of 16 experts a row, and the shared one
   EXPECT_EQ(shared % (7 + 15), 0);
-  EXPECT_GT(shared, 0);
+  EXPECT_GT(stats.calls(), 0);
+  EXPECT_LE(stats.calls(), shared);  // a row a call at least
+  EXPECT_EQ(stats.retries(), 0);
 }
 
 TEST_F(ServersTest, ALostExpertNodeIsReplacedByTheOthersAndBack) {
@@ -168,6 +170,7 @@ TEST_F(ServersTest, BudgetsThatCannotHoldTheModelMeanNoCoverageUntilTheyCan) {
   EXPECT_EQ(info.memory_budget_bytes(), 1 << 20);
   EXPECT_GT(info.routed_expert_bytes(), 0);
   EXPECT_GT(info.shared_expert_bytes(), 0);
+  EXPECT_FALSE(Covered(address_));
   experts_.push_back(StartExpert(1, {address_}));
   EXPECT_TRUE(Eventually([&] { return Covered(address_); }));
 }
