@@ -6,8 +6,10 @@
 namespace atl::cluster {
 namespace {
 
-// Two passes, so that draining nodes fill only gaps; indexes stay ascending because a gap has draining holders alone.
-void AddHolders(const NodeList& experts, const ModelExperts& model, bool draining, Placement* placement) {
+// Two passes, so that draining nodes fill only gaps; indexes stay ascending because a gap has
+// draining holders alone.
+void AddHolders(const NodeList& experts, const ModelExperts& model, bool draining,
+                Placement* placement) {
   const Placement before = draining ? *placement : Placement();
   for (size_t i = 0; i < experts.size(); ++i) {
     if (experts[i]->state().draining() != draining) continue;
@@ -44,7 +46,8 @@ LayerExpertsProto ToProto(const std::vector<LayerExpert>& experts) {
   return layers;
 }
 
-std::shared_ptr<const Placement> MakePlacement(const NodeList& nodes, const ModelExperts& model, uint64_t version) {
+std::shared_ptr<const Placement> MakePlacement(const NodeList& nodes, const ModelExperts& model,
+                                               uint64_t version) {
   auto placement = std::make_shared<Placement>();
   placement->version = version;
   NodeList experts;
@@ -53,7 +56,8 @@ std::shared_ptr<const Placement> MakePlacement(const NodeList& nodes, const Mode
     experts.push_back(node);
     placement->nodes.push_back(node->info().name());
   }
-  for (const bool moe : model.moe_layers) placement->holders.emplace_back(moe ? model.num_ids() : 0);
+  for (const bool moe : model.moe_layers)
+    placement->holders.emplace_back(moe ? model.num_ids() : 0);
   AddHolders(experts, model, /*draining=*/false, placement.get());
   AddHolders(experts, model, /*draining=*/true, placement.get());
   return placement;
@@ -64,7 +68,9 @@ std::string PlannerOf(const NodeList& nodes) {
   for (const auto& node : nodes) {
     const pb::NodeInfo& info = node->info();
     if (info.role() != pb::NODE_ROLE_ROUTER || node->state().draining()) continue;
-    if (best == nullptr || std::pair(info.rank(), info.name()) < std::pair(best->rank(), best->name())) best = &info;
+    if (best == nullptr ||
+        std::pair(info.rank(), info.name()) < std::pair(best->rank(), best->name()))
+      best = &info;
   }
   return best == nullptr ? "" : best->name();
 }

@@ -23,9 +23,10 @@ LayerExpertsProto ToProto(const std::vector<LayerExpert>& experts);
 // Live nodes, each once, ascending by name.
 using NodeList = std::vector<std::shared_ptr<const pb::Announcement>>;
 
-// By what expert nodes announce. A draining node counts only where no other holds the expert; what the model has not is
-// passed over.
-std::shared_ptr<const Placement> MakePlacement(const NodeList& nodes, const ModelExperts& model, uint64_t version);
+// By what expert nodes announce. A draining node counts only where no other holds the expert; what
+// the model has not is passed over.
+std::shared_ptr<const Placement> MakePlacement(const NodeList& nodes, const ModelExperts& model,
+                                               uint64_t version);
 
 // The router that plans: of those not draining the one of lowest (rank, name). Empty: none.
 std::string PlannerOf(const NodeList& nodes);

@@ -15,7 +15,8 @@ namespace {
 
 constexpr absl::Duration kTick = absl::Milliseconds(100);
 
-void Erase(std::vector<std::shared_ptr<JoinSession>>* sessions, const std::shared_ptr<JoinSession>& session) {
+void Erase(std::vector<std::shared_ptr<JoinSession>>* sessions,
+           const std::shared_ptr<JoinSession>& session) {
   sessions->erase(std::remove(sessions->begin(), sessions->end(), session), sessions->end());
 }
 
@@ -39,7 +40,8 @@ void ClusterService::Stop() {
     stopping_ = true;
     sessions = sessions_;
   }
-  for (const auto& session : sessions) session->End(Unavailable("router '%s' is shutting down", options_.router));
+  for (const auto& session : sessions)
+    session->End(Unavailable("router '%s' is shutting down", options_.router));
   if (thread_.joinable()) thread_.join();
 }
 
@@ -66,12 +68,12 @@ Status ClusterService::CheckNode(const pb::NodeInfo& info) const {
                               info.protocol_version(), options_.router, options_.protocol_version);
   }
   if (info.revision() != options_.revision) {
-    return FailedPrecondition("node '%s' has model revision '%s', router '%s' has '%s'", info.name(), info.revision(),
-                              options_.router, options_.revision);
+    return FailedPrecondition("node '%s' has model revision '%s', router '%s' has '%s'",
+                              info.name(), info.revision(), options_.router, options_.revision);
   }
   if (info.numerics_id() != options_.numerics_id) {
-    return FailedPrecondition("node '%s' has numerics id '%s', router '%s' has '%s'", info.name(), info.numerics_id(),
-                              options_.router, options_.numerics_id);
+    return FailedPrecondition("node '%s' has numerics id '%s', router '%s' has '%s'", info.name(),
+                              info.numerics_id(), options_.router, options_.numerics_id);
   }
   return absl::OkStatus();
 }
@@ -91,8 +93,8 @@ Status ClusterService::OnAnnouncement(const std::shared_ptr<JoinSession>& sessio
       joined_[info.name()].push_back(session);
       structure_changed_ = true;  // it has seen no view yet
     } else if (session->node != info.name() || session->incarnation != info.incarnation()) {
-      return InvalidArgument("a stream of node '%s' incarnation %x announces '%s' incarnation %x", session->node,
-                             session->incarnation, info.name(), info.incarnation());
+      return InvalidArgument("a stream of node '%s' incarnation %x announces '%s' incarnation %x",
+                             session->node, session->incarnation, info.name(), info.incarnation());
     }
   }
   if (first) LogInfo("node '%s' joined (%s)", info.name(), info.grpc_address());
@@ -109,9 +111,9 @@ void ClusterService::OnEnded(const std::shared_ptr<JoinSession>& session) {
     incarnation = session->incarnation;
     std::vector<std::shared_ptr<JoinSession>>& streams = joined_[node];
     Erase(&streams, session);
-    const bool others = std::any_of(streams.begin(), streams.end(), [incarnation](const auto& other) {
-      return other->incarnation == incarnation;
-    });
+    const bool others =
+        std::any_of(streams.begin(), streams.end(),
+                    [incarnation](const auto& other) { return other->incarnation == incarnation; });
     if (streams.empty()) joined_.erase(node);
     if (node.empty() || others) return;
   }
@@ -160,14 +162,19 @@ void ClusterService::Push() {
     bool push = false;
     {
       absl::MutexLock lock(&mu_);
-      const auto due = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return stopping_ || structure_changed_; };
+      const auto due = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+        return stopping_ || structure_changed_;
+      };
       mu_.AwaitWithTimeout(absl::Condition(&due), kTick);
       // What changes together goes out together.
-      mu_.AwaitWithTimeout(absl::Condition(&stopping_), structure_changed_ ? options_.coalesce : absl::ZeroDuration());
+      mu_.AwaitWithTimeout(absl::Condition(&stopping_),
+                           structure_changed_ ? options_.coalesce : absl::ZeroDuration());
       if (stopping_) return;
-      push = structure_changed_ || (load_changed_ && Uptime() - last_view >= options_.load_interval);
+      push =
+          structure_changed_ || (load_changed_ && Uptime() - last_view >= options_.load_interval);
       if (push) structure_changed_ = load_changed_ = false;
-      for (const auto& [name, sessions] : joined_) joined.insert(joined.end(), sessions.begin(), sessions.end());
+      for (const auto& [name, sessions] : joined_)
+        joined.insert(joined.end(), sessions.begin(), sessions.end());
       all = sessions_;
     }
     if (push) {
@@ -192,7 +199,8 @@ grpc::ServerUnaryReactor* ClusterService::GetSnapshot(grpc::CallbackServerContex
   const std::shared_ptr<const ClusterSnapshot> snapshot = state_->snapshot();
   response->set_planner(PlannerOf(snapshot->nodes));
   response->set_model_layers(options_.model.moe_layers.size());
-  response->set_missing_experts(MakePlacement(snapshot->nodes, options_.model, snapshot->version)->MissingExperts());
+  response->set_missing_experts(
+      MakePlacement(snapshot->nodes, options_.model, snapshot->version)->MissingExperts());
   auto* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;

@@ -5,8 +5,8 @@
 
 namespace atl::cluster {
 
-// The machine's boot id and the network namespace: processes that have both in common reach each other's unix sockets, the
-// abstract ones included. Empty if the system does not tell.
+// The machine's boot id and the network namespace: processes that have both in common reach each
+// other's unix sockets, the abstract ones included. Empty if the system does not tell.
 std::string HostId();
 
 // A random number for a process's incarnation, or a name that must be nobody else's; never 0.

@@ -17,7 +17,7 @@ constexpr absl::Duration kMinBackoff = absl::Milliseconds(50);
 constexpr absl::Duration kMaxBackoff = absl::Milliseconds(500);
 constexpr absl::Duration kRefusedBackoff = absl::Seconds(2);
 constexpr absl::Duration kMinAnnounceGap = absl::Milliseconds(20);
-constexpr absl::Duration kTick = absl::Milliseconds(20);   // where something is due soon
+constexpr absl::Duration kTick = absl::Milliseconds(20);  // where something is due soon
 constexpr absl::Duration kIdle = absl::Milliseconds(100);
 constexpr absl::Duration kForgetAfter = absl::Seconds(10);  // an address that nobody names any more
 constexpr absl::Duration kLeaveTimeout = absl::Seconds(5);
@@ -39,7 +39,8 @@ StatusOr<std::unique_ptr<JoinClient>> JoinClient::Start(JoinOptions options) {
   }
   auto client = std::unique_ptr<JoinClient>(new JoinClient(std::move(options), std::move(sources)));
   client->thread_ = std::thread([self = client.get()] { self->Run(); });
-  if (client->sources_.changes()) client->resolver_ = std::thread([self = client.get()] { self->ResolveForEver(); });
+  if (client->sources_.changes())
+    client->resolver_ = std::thread([self = client.get()] { self->ResolveForEver(); });
   return client;
 }
 
@@ -131,8 +132,9 @@ void JoinClient::Leave() {
 }
 
 void JoinClient::Handle(JoinInbox::Event event) {
-  const auto it = std::find_if(sessions_.begin(), sessions_.end(),
-                               [&event](const auto& entry) { return entry.second.stream_id == event.stream_id; });
+  const auto it = std::find_if(sessions_.begin(), sessions_.end(), [&event](const auto& entry) {
+    return entry.second.stream_id == event.stream_id;
+  });
   if (it == sessions_.end() || it->second.stream == nullptr) return;
   Session& session = it->second;
   if (event.end.has_value()) return OnEnd(session, *event.end);
@@ -159,10 +161,12 @@ void JoinClient::OnView(Session& session, const pb::ClusterView& view) {
 }
 
 bool JoinClient::HasTwin(const Session& session) const {
-  return !session.router.empty() && std::any_of(sessions_.begin(), sessions_.end(), [&session](const auto& entry) {
-    const Session& other = entry.second;
-    return &other != &session && other.stream != nullptr && other.answers && other.router == session.router;
-  });
+  return !session.router.empty() &&
+         std::any_of(sessions_.begin(), sessions_.end(), [&session](const auto& entry) {
+           const Session& other = entry.second;
+           return &other != &session && other.stream != nullptr && other.answers &&
+                  other.router == session.router;
+         });
 }
 
 void JoinClient::OnEnd(Session& session, const Status& status) {
@@ -176,7 +180,8 @@ void JoinClient::OnEnd(Session& session, const Status& status) {
   }
   session.last_error = std::string(status.message());
   session.stream = nullptr;
-  session.backoff = refused ? kRefusedBackoff : std::clamp(session.backoff * 2, kMinBackoff, kMaxBackoff);
+  session.backoff =
+      refused ? kRefusedBackoff : std::clamp(session.backoff * 2, kMinBackoff, kMaxBackoff);
   session.next_try = Uptime() + session.backoff;
   session.answers = false;
   session.view.clear();
@@ -186,10 +191,11 @@ void JoinClient::OnEnd(Session& session, const Status& status) {
 void JoinClient::OnCommand(const pb::ExpertCommand& command) {
   std::pair<uint64_t, std::string> from(command.term(), command.planner());
   const bool newer = from.first > obeyed_.first;
-  const bool first_of_term = from.first == obeyed_.first && (obeyed_.second.empty() || from.second <= obeyed_.second);
+  const bool first_of_term =
+      from.first == obeyed_.first && (obeyed_.second.empty() || from.second <= obeyed_.second);
   if (!newer && !first_of_term) {
-    LogDebug("command of term %d by '%s' passed over: obeying term %d by '%s'", from.first, from.second,
-             obeyed_.first, obeyed_.second);
+    LogDebug("command of term %d by '%s' passed over: obeying term %d by '%s'", from.first,
+             from.second, obeyed_.first, obeyed_.second);
     return;
   }
   obeyed_ = std::move(from);
@@ -203,7 +209,8 @@ void JoinClient::RefreshSessions() {
     named.insert(resolved_.begin(), resolved_.end());
     named.insert(also_.begin(), also_.end());
     for (const auto& node : nodes_) {
-      if (node->info().role() == pb::NODE_ROLE_ROUTER && node->info().name() != options_.self.name()) {
+      if (node->info().role() == pb::NODE_ROLE_ROUTER &&
+          node->info().name() != options_.self.name()) {
         named.insert(node->info().grpc_address());
       }
     }
@@ -243,7 +250,8 @@ void JoinClient::OpenDueStreams() {
 
 void JoinClient::CancelSilentStreams() {
   for (auto& [address, session] : sessions_) {
-    if (session.stream != nullptr && Uptime() - session.last_message > options_.silence) session.stream->Cancel();
+    if (session.stream != nullptr && Uptime() - session.last_message > options_.silence)
+      session.stream->Cancel();
   }
 }
 
@@ -263,7 +271,8 @@ void JoinClient::AnnounceIfDue() {
   }
 }
 
-// Of two incarnations of a name the one that was seen first later is the live one; of its states, the last that came.
+// Of two incarnations of a name the one that was seen first later is the live one; of its states,
+// the last that came.
 NodeList JoinClient::Merge() {
   struct Choice {
     std::pair<uint64_t, uint64_t> order;
@@ -273,14 +282,16 @@ NodeList JoinClient::Merge() {
   std::set<std::pair<std::string, uint64_t>> listed;
   for (const auto& [address, session] : sessions_) {
     for (const auto& node : session.view) {
-      const std::pair<std::string, uint64_t> identity(node->info().name(), node->info().incarnation());
+      const std::pair<std::string, uint64_t> identity(node->info().name(),
+                                                      node->info().incarnation());
       listed.insert(identity);
       Choice& choice = chosen[node->info().name()];
       const std::pair<uint64_t, uint64_t> order(first_seen_[identity], session.view_order);
       if (choice.node == nullptr || order > choice.order) choice = {order, node};
     }
   }
-  std::erase_if(first_seen_, [&listed](const auto& entry) { return !listed.contains(entry.first); });
+  std::erase_if(first_seen_,
+                [&listed](const auto& entry) { return !listed.contains(entry.first); });
   NodeList nodes;
   for (auto& [name, choice] : chosen) nodes.push_back(std::move(choice.node));
   return nodes;
@@ -294,8 +305,9 @@ void JoinClient::TellViewIfChanged() {
     absl::MutexLock lock(&mu_);
     changed = !SameNodes(nodes, nodes_);
     nodes_ = nodes;
-    num_routers_ = static_cast<int>(std::count_if(sessions_.begin(), sessions_.end(),
-                                                  [](const auto& entry) { return entry.second.answers; }));
+    num_routers_ =
+        static_cast<int>(std::count_if(sessions_.begin(), sessions_.end(),
+                                       [](const auto& entry) { return entry.second.answers; }));
   }
   if (changed && options_.on_view) options_.on_view(nodes);
 }

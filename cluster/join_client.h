@@ -1,4 +1,5 @@
-// A node's side of membership: one stream to every router there is, announcements there, views and commands back.
+// A node's side of membership: one stream to every router there is, announcements there, views and
+// commands back.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,8 @@ struct JoinOptions {
 
   // All called on the client's own thread; must not block, may be null but for `state`.
   std::function<pb::NodeState()> state;  // before each announcement
-  // Live nodes as the joined routers list them, after each change. A node that no router lists is not there.
+  // Live nodes as the joined routers list them, after each change. A node that no router lists is
+  // not there.
   std::function<void(const NodeList&)> on_view;
   // Commands of the highest term seen; of one term, only those of the planner first by name.
   std::function<void(const pb::ExpertCommand&)> on_command;
@@ -38,14 +40,16 @@ struct JoinOptions {
   absl::Duration resolve_interval = absl::Seconds(1);
 };
 
-// Connects for ever: 50 ms to 0.5 s between attempts, 2 s where a router refuses (FAILED_PRECONDITION: logged once as an error).
+// Connects for ever: 50 ms to 0.5 s between attempts, 2 s where a router refuses
+// (FAILED_PRECONDITION: logged once as an error).
 class JoinClient {
  public:
   // InvalidArgument: a bad join entry; FailedPrecondition: plaintext off this machine.
   static StatusOr<std::unique_ptr<JoinClient>> Start(JoinOptions options);
   ~JoinClient();  // leaves; no callback after it
 
-  // Routers to be joined beside those of the entries and the views: those that joined this one. Any thread.
+  // Routers to be joined beside those of the entries and the views: those that joined this one. Any
+  // thread.
   void AlsoJoin(std::vector<std::string> addresses);
   // Announces again at once (within 20 ms). Any thread.
   void StateChanged();
@@ -64,9 +68,9 @@ class JoinClient {
     absl::Duration backoff = absl::ZeroDuration();
     absl::Duration last_message = absl::ZeroDuration();
     absl::Duration last_named = absl::ZeroDuration();  // by an entry or a view
-    std::string router;      // its name, once it has answered
-    bool answers = false;    // on this stream
-    uint64_t view_order = 0;  // which of the views came last
+    std::string router;                                // its name, once it has answered
+    bool answers = false;                              // on this stream
+    uint64_t view_order = 0;                           // which of the views came last
     NodeList view;
     std::string last_error;  // logged already
   };
@@ -97,7 +101,8 @@ class JoinClient {
   uint64_t next_stream_id_ = 1;
   absl::Duration last_announced_ = -absl::InfiniteDuration();
   bool views_changed_ = true;
-  std::map<std::pair<std::string, uint64_t>, uint64_t> first_seen_;  // (name, incarnation) -> a count
+  std::map<std::pair<std::string, uint64_t>, uint64_t>
+      first_seen_;  // (name, incarnation) -> a count
   uint64_t next_order_ = 1;
   std::pair<uint64_t, std::string> obeyed_;  // term, planner
 

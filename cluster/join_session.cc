@@ -8,7 +8,8 @@
 
 namespace atl::cluster {
 
-std::shared_ptr<JoinSession> JoinSession::Open(ClusterService* service, grpc::CallbackServerContext* context) {
+std::shared_ptr<JoinSession> JoinSession::Open(ClusterService* service,
+                                               grpc::CallbackServerContext* context) {
   auto session = std::shared_ptr<JoinSession>(new JoinSession(service, context));
   session->self_ = session;
   session->StartRead(&session->request_);
@@ -45,10 +46,12 @@ void JoinSession::End(const Status& status) {
     if (end_.has_value()) return;
     end_ = status;
   }
-  service_->OnEnded(shared_from_this());  // first: who sees the stream end must not see the node live on
+  service_->OnEnded(
+      shared_from_this());  // first: who sees the stream end must not see the node live on
   absl::MutexLock lock(&mu_);
   if (writing_ != nullptr) {
-    context_->TryCancel();  // a peer that reads nothing would hold the status back: OnWriteDone finishes
+    context_->TryCancel();  // a peer that reads nothing would hold the status back: OnWriteDone
+                            // finishes
   } else {
     MaybeFinish();
   }

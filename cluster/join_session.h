@@ -23,7 +23,8 @@ class ClusterService;
 class JoinSession final : public grpc::ServerBidiReactor<pb::JoinRequest, pb::JoinResponse>,
                           public std::enable_shared_from_this<JoinSession> {
  public:
-  static std::shared_ptr<JoinSession> Open(ClusterService* service, grpc::CallbackServerContext* context);
+  static std::shared_ptr<JoinSession> Open(ClusterService* service,
+                                           grpc::CallbackServerContext* context);
 
   // Each replaces what of its kind has not been sent yet.
   void SendView(std::shared_ptr<const pb::JoinResponse> view);
@@ -51,11 +52,12 @@ class JoinSession final : public grpc::ServerBidiReactor<pb::JoinRequest, pb::Jo
 
   ClusterService* const service_;
   grpc::CallbackServerContext* const context_;
-  pb::JoinRequest request_;              // of the read under way
-  std::shared_ptr<JoinSession> self_;    // until OnDone
+  pb::JoinRequest request_;            // of the read under way
+  std::shared_ptr<JoinSession> self_;  // until OnDone
 
   mutable absl::Mutex mu_;
-  std::shared_ptr<const pb::JoinResponse> writing_ ABSL_GUARDED_BY(mu_);  // null: no write under way
+  std::shared_ptr<const pb::JoinResponse> writing_
+      ABSL_GUARDED_BY(mu_);  // null: no write under way
   std::shared_ptr<const pb::JoinResponse> view_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const pb::JoinResponse> command_ ABSL_GUARDED_BY(mu_);
   bool heartbeat_ ABSL_GUARDED_BY(mu_) = false;

@@ -28,7 +28,8 @@ StatusOr<std::vector<std::string>> LookUp(const std::string& name_and_port) {
   std::vector<std::string> addresses;
   for (const addrinfo* a = found; a != nullptr; a = a->ai_next) {
     char host[NI_MAXHOST];
-    if (getnameinfo(a->ai_addr, a->ai_addrlen, host, sizeof(host), nullptr, 0, NI_NUMERICHOST) != 0) continue;
+    if (getnameinfo(a->ai_addr, a->ai_addrlen, host, sizeof(host), nullptr, 0, NI_NUMERICHOST) != 0)
+      continue;
     addresses.push_back(rpc::HostPort{.host = host, .port = where.port}.ToString());
   }
   freeaddrinfo(found);
@@ -70,9 +71,12 @@ StatusOr<JoinSources> JoinSources::Parse(const std::vector<std::string>& entries
 
 StatusOr<std::vector<std::string>> JoinSources::Read(const Entry& entry) {
   switch (entry.kind) {
-    case Kind::kFixed: return std::vector<std::string>{entry.text};
-    case Kind::kDns: return LookUp(entry.text);
-    case Kind::kFile: return ReadList(entry.text);
+    case Kind::kFixed:
+      return std::vector<std::string>{entry.text};
+    case Kind::kDns:
+      return LookUp(entry.text);
+    case Kind::kFile:
+      return ReadList(entry.text);
   }
   return Internal("join source of kind %d", static_cast<int>(entry.kind));
 }
@@ -94,7 +98,8 @@ std::vector<std::string> JoinSources::Resolve() {
 }
 
 bool JoinSources::changes() const {
-  return std::any_of(entries_.begin(), entries_.end(), [](const Entry& e) { return e.kind != Kind::kFixed; });
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [](const Entry& e) { return e.kind != Kind::kFixed; });
 }
 
 }  // namespace atl::cluster

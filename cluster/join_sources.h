@@ -11,12 +11,12 @@ namespace atl::cluster {
 // Thread-compatible.
 class JoinSources {
  public:
-  // HOST:PORT, dns:NAME:PORT (every address of NAME), file:PATH (one HOST:PORT a line; blank lines and # are passed over).
-  // InvalidArgument names the entry.
+  // HOST:PORT, dns:NAME:PORT (every address of NAME), file:PATH (one HOST:PORT a line; blank lines
+  // and # are passed over). InvalidArgument names the entry.
   static StatusOr<JoinSources> Parse(const std::vector<std::string>& entries);
 
-  // HOST:PORT of all routers now, ascending, each once. An entry that cannot be read keeps what it last gave. Blocks as long as the
-  // system's resolver does.
+  // HOST:PORT of all routers now, ascending, each once. An entry that cannot be read keeps what it
+  // last gave. Blocks as long as the system's resolver does.
   std::vector<std::string> Resolve();
   // True if a later Resolve may answer otherwise.
   bool changes() const;

@@ -19,7 +19,8 @@ void JoinInbox::Wake() {
 
 std::vector<JoinInbox::Event> JoinInbox::Take(absl::Duration timeout) {
   absl::MutexLock lock(&mu_);
-  const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return woken_ || !events_.empty(); };
+  const auto ready = [this]()
+                         ABSL_SHARED_LOCKS_REQUIRED(mu_) { return woken_ || !events_.empty(); };
   mu_.AwaitWithTimeout(absl::Condition(&ready), timeout);
   woken_ = false;
   return std::exchange(events_, {});
@@ -31,7 +32,8 @@ std::shared_ptr<JoinStream> JoinStream::Open(uint64_t id, const std::string& add
   stream->self_ = stream;
   stream->stub_ = pb::ClusterService::NewStub(rpc::MakeChannel(address));
   stream->stub_->async()->Join(&stream->context_, stream.get());
-  stream->AddHold();  // Announce writes from outside: no OnDone before OnReadDone(false) has closed that way
+  stream->AddHold();  // Announce writes from outside: no OnDone before OnReadDone(false) has closed
+                      // that way
   stream->StartRead(&stream->response_);
   stream->StartCall();
   return stream;

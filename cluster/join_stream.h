@@ -1,4 +1,5 @@
-// One Join stream to one router. What happens on it is put into an inbox that the join client's thread empties.
+// One Join stream to one router. What happens on it is put into an inbox that the join client's
+// thread empties.
 #pragma once
 
 #include <grpcpp/client_context.h>
@@ -42,11 +43,13 @@ class JoinInbox {
 // Keeps itself alive until its end event has been put. Thread-safe.
 class JoinStream final : public grpc::ClientBidiReactor<pb::JoinRequest, pb::JoinResponse> {
  public:
-  static std::shared_ptr<JoinStream> Open(uint64_t id, const std::string& address, std::shared_ptr<JoinInbox> inbox);
+  static std::shared_ptr<JoinStream> Open(uint64_t id, const std::string& address,
+                                          std::shared_ptr<JoinInbox> inbox);
 
   // Sends it, or in its place what is announced later, before it could be sent.
   void Announce(const pb::Announcement& announcement);
-  // Asks for the next message, after the last one has been handled: an inbox holds one event a stream.
+  // Asks for the next message, after the last one has been handled: an inbox holds one event a
+  // stream.
   void ReadNext();
   void Cancel() { context_.TryCancel(); }
 
@@ -61,7 +64,7 @@ class JoinStream final : public grpc::ClientBidiReactor<pb::JoinRequest, pb::Joi
   const std::shared_ptr<JoinInbox> inbox_;
   std::unique_ptr<pb::ClusterService::Stub> stub_;
   grpc::ClientContext context_;
-  pb::JoinResponse response_;        // of the read under way
+  pb::JoinResponse response_;         // of the read under way
   std::shared_ptr<JoinStream> self_;  // until OnDone
 
   absl::Mutex mu_;

@@ -26,7 +26,8 @@ std::vector<int64_t> TotalShares(const std::vector<int64_t>& capacity, int64_t t
   for (const int64_t c : capacity) shares.push_back(std::min(c, low));
   std::vector<size_t> order(capacity.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&held](size_t a, size_t b) { return held[a] > held[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&held](size_t a, size_t b) { return held[a] > held[b]; });
   int64_t odd = total - filled_to(low);
   for (const size_t i : order) {
     if (odd > 0 && capacity[i] > shares[i]) {
@@ -37,7 +38,8 @@ std::vector<int64_t> TotalShares(const std::vector<int64_t>& capacity, int64_t t
   return shares;
 }
 
-LayerQuotas::LayerQuotas(const std::vector<int64_t>& totals, int64_t num_layers) : layers_left_(num_layers) {
+LayerQuotas::LayerQuotas(const std::vector<int64_t>& totals, int64_t num_layers)
+    : layers_left_(num_layers) {
   for (const int64_t total : totals) {
     base_.push_back(num_layers == 0 ? 0 : total / num_layers);
     extra_.push_back(num_layers == 0 ? 0 : total % num_layers);
@@ -78,7 +80,8 @@ class Assigner {
     Fill(/*new_zone=*/false);
     for (int32_t e = 0; e < in_.num_experts; ++e) {
       while (Missing(e) > 0) {
-        if (!SwapIn(e)) return Internal("no place for copy %d of expert %d", copies_[e].size() + 1, e);
+        if (!SwapIn(e))
+          return Internal("no place for copy %d of expert %d", copies_[e].size() + 1, e);
       }
     }
     return nodes_;
@@ -86,14 +89,17 @@ class Assigner {
 
  private:
   int64_t num_nodes() const { return static_cast<int64_t>(nodes_.size()); }
-  int64_t Missing(int32_t e) const { return in_.replicas - static_cast<int64_t>(copies_[e].size()); }
+  int64_t Missing(int32_t e) const {
+    return in_.replicas - static_cast<int64_t>(copies_[e].size());
+  }
 
   bool ZoneIsNew(int32_t e, int64_t node) const {
     return std::none_of(copies_[e].begin(), copies_[e].end(),
                         [&](int64_t other) { return in_.zones[other] == in_.zones[node]; });
   }
   bool MayPut(int32_t e, int64_t node, bool new_zone) const {
-    return Missing(e) > 0 && room_[node] > 0 && !nodes_[node].contains(e) && (!new_zone || ZoneIsNew(e, node));
+    return Missing(e) > 0 && room_[node] > 0 && !nodes_[node].contains(e) &&
+           (!new_zone || ZoneIsNew(e, node));
   }
   void Put(int32_t e, int64_t node) {
     nodes_[node].insert(e);
@@ -151,9 +157,9 @@ class Assigner {
   }
 
   const LayerInput& in_;
-  std::vector<int64_t> room_;                // [node]
-  LayerAssignment nodes_;                    // [node]
-  std::vector<std::set<int64_t>> copies_;    // [expert] nodes
+  std::vector<int64_t> room_;              // [node]
+  LayerAssignment nodes_;                  // [node]
+  std::vector<std::set<int64_t>> copies_;  // [expert] nodes
 };
 
 }  // namespace

@@ -17,8 +17,8 @@ StatusOr<std::string> ToNumbers(const std::string& host) {
   const int error = getaddrinfo(host.c_str(), nullptr, &hints, &found);
   if (error != 0) return InvalidArgument("data-plane host '%s': %s", host, gai_strerror(error));
   char numbers[NI_MAXHOST];
-  const int named =
-      getnameinfo(found->ai_addr, found->ai_addrlen, numbers, sizeof(numbers), nullptr, 0, NI_NUMERICHOST);
+  const int named = getnameinfo(found->ai_addr, found->ai_addrlen, numbers, sizeof(numbers),
+                                nullptr, 0, NI_NUMERICHOST);
   freeaddrinfo(found);
   if (named != 0) return InvalidArgument("data-plane host '%s': %s", host, gai_strerror(named));
   return std::string(numbers);
@@ -28,8 +28,9 @@ StatusOr<transport::Endpoint> WhereToListen(transport::LinkKind kind, const Node
   if (kind == transport::LinkKind::kUnix) {
     return transport::Endpoint{kind, absl::StrFormat("@atoll-%016x%016x", RandomId(), RandomId())};
   }
-  ATL_ASSIGN_OR_RETURN(rpc::HostPort where,
-                       rpc::ParseHostPort(options.data_listen.empty() ? options.listen : options.data_listen));
+  ATL_ASSIGN_OR_RETURN(
+      rpc::HostPort where,
+      rpc::ParseHostPort(options.data_listen.empty() ? options.listen : options.data_listen));
   if (options.data_listen.empty()) where.port = 0;
   ATL_RETURN_IF_ERROR(rpc::CheckPlaintext("data plane on", where.ToString(), options.insecure));
   ATL_ASSIGN_OR_RETURN(where.host, ToNumbers(where.host));
@@ -39,7 +40,8 @@ StatusOr<transport::Endpoint> WhereToListen(transport::LinkKind kind, const Node
 }  // namespace
 
 StatusOr<std::vector<transport::LinkKind>> AllowedLinks(const NodeOptions& options) {
-  if (options.links.empty()) return std::vector{transport::LinkKind::kUnix, transport::LinkKind::kTcp};
+  if (options.links.empty())
+    return std::vector{transport::LinkKind::kUnix, transport::LinkKind::kTcp};
   std::vector<transport::LinkKind> kinds;
   for (const std::string& name : options.links) {
     ATL_ASSIGN_OR_RETURN(const transport::LinkKind kind, transport::ParseLinkKind(name));
@@ -51,21 +53,23 @@ StatusOr<std::vector<transport::LinkKind>> AllowedLinks(const NodeOptions& optio
   return kinds;
 }
 
-StatusOr<std::unique_ptr<LinkAcceptor>> LinkAcceptor::Listen(transport::EventLoop* loop, const NodeOptions& options,
-                                                             const LinkIdentity& self,
-                                                             transport::LinkListener::OnLink on_link) {
+StatusOr<std::unique_ptr<LinkAcceptor>> LinkAcceptor::Listen(
+    transport::EventLoop* loop, const NodeOptions& options, const LinkIdentity& self,
+    transport::LinkListener::OnLink on_link) {
   auto acceptor = std::unique_ptr<LinkAcceptor>(new LinkAcceptor);
   ATL_ASSIGN_OR_RETURN(const std::vector<transport::LinkKind> kinds, AllowedLinks(options));
   std::vector<transport::Endpoint> endpoints;
   for (const transport::LinkKind kind : kinds) {
     ATL_ASSIGN_OR_RETURN(const transport::Endpoint where, WhereToListen(kind, options));
-    ATL_ASSIGN_OR_RETURN(auto listener, transport::LinkListener::Listen(loop, where, &acceptor->tickets_,
-                                                                        transport::LinkLimits{}, on_link));
+    ATL_ASSIGN_OR_RETURN(auto listener,
+                         transport::LinkListener::Listen(loop, where, &acceptor->tickets_,
+                                                         transport::LinkLimits{}, on_link));
     endpoints.push_back(listener->endpoint());
     if (kind == transport::LinkKind::kTcp) acceptor->data_address_ = listener->endpoint().address;
     acceptor->listeners_.push_back(std::move(listener));
   }
-  acceptor->service_ = std::make_unique<LinkService>(self, std::move(endpoints), &acceptor->tickets_);
+  acceptor->service_ =
+      std::make_unique<LinkService>(self, std::move(endpoints), &acceptor->tickets_);
   return acceptor;
 }
 

@@ -13,15 +13,17 @@
 
 namespace atl::cluster {
 
-// The kinds that NodeOptions::links allows, best first. InvalidArgument: what is no kind of socket link.
+// The kinds that NodeOptions::links allows, best first. InvalidArgument: what is no kind of socket
+// link.
 StatusOr<std::vector<transport::LinkKind>> AllowedLinks(const NodeOptions& options);
 
-// Listens on a unix socket of a random abstract name and on tcp, as far as `options` allow. Lives on the loop's thread, like
-// LinkListener; its service is thread-safe.
+// Listens on a unix socket of a random abstract name and on tcp, as far as `options` allow. Lives
+// on the loop's thread, like LinkListener; its service is thread-safe.
 class LinkAcceptor {
  public:
   // AlreadyExists: the data port is in use. FailedPrecondition: plaintext off this machine.
-  static StatusOr<std::unique_ptr<LinkAcceptor>> Listen(transport::EventLoop* loop, const NodeOptions& options,
+  static StatusOr<std::unique_ptr<LinkAcceptor>> Listen(transport::EventLoop* loop,
+                                                        const NodeOptions& options,
                                                         const LinkIdentity& self,
                                                         transport::LinkListener::OnLink on_link);
 

@@ -21,7 +21,8 @@ namespace {
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(20);
 constexpr absl::Duration kMaxBackoff = absl::Milliseconds(500);
 constexpr absl::Duration kRefusedBackoff = absl::Seconds(2);
-constexpr absl::Duration kStable = absl::Seconds(1);  // a link that lived so long starts over with kMinBackoff
+constexpr absl::Duration kStable =
+    absl::Seconds(1);  // a link that lived so long starts over with kMinBackoff
 
 // The way from gRPC's threads to a loop that may be gone.
 class Mailbox {
@@ -53,14 +54,16 @@ struct OpenCall {
 std::string HostOfPeer(const std::string& uri) {
   const size_t colon = uri.find(':');
   if (!absl::StartsWith(uri, "ipv4:") && !absl::StartsWith(uri, "ipv6:")) return "";
-  const std::string address = absl::StrReplaceAll(uri.substr(colon + 1), {{"%5B", "["}, {"%5D", "]"}});
+  const std::string address =
+      absl::StrReplaceAll(uri.substr(colon + 1), {{"%5B", "["}, {"%5D", "]"}});
   const StatusOr<rpc::HostPort> parsed = rpc::ParseHostPort(address);
   return parsed.ok() ? parsed->host : "";
 }
 
 // Where to connect: a peer that listens on every interface is reached where gRPC reached it.
 StatusOr<transport::Endpoint> Destination(const OpenCall& call) {
-  ATL_ASSIGN_OR_RETURN(transport::Endpoint endpoint, transport::ParseEndpoint(call.response.endpoint()));
+  ATL_ASSIGN_OR_RETURN(transport::Endpoint endpoint,
+                       transport::ParseEndpoint(call.response.endpoint()));
   if (endpoint.kind != transport::LinkKind::kTcp) return endpoint;
   ATL_ASSIGN_OR_RETURN(rpc::HostPort where, rpc::ParseHostPort(endpoint.address));
   if (where.wildcard()) where.host = HostOfPeer(call.context.peer());
@@ -172,20 +175,23 @@ struct LinkConnector::State : std::enable_shared_from_this<LinkConnector::State>
     if (!status.ok()) return Fail(peer, status);
     transport::Ticket ticket;
     if (call.response.name() != peer->info.name || call.response.ticket().size() != ticket.size()) {
-      return Fail(peer, Unavailable("'%s' answers at %s with a ticket of %d bytes: expected '%s' and %d bytes",
-                                    call.response.name(), peer->info.grpc_address, call.response.ticket().size(),
-                                    peer->info.name, ticket.size()));
+      return Fail(
+          peer,
+          Unavailable("'%s' answers at %s with a ticket of %d bytes: expected '%s' and %d bytes",
+                      call.response.name(), peer->info.grpc_address, call.response.ticket().size(),
+                      peer->info.name, ticket.size()));
     }
     std::memcpy(ticket.data(), call.response.ticket().data(), ticket.size());
     const StatusOr<transport::Endpoint> endpoint = Destination(call);
     if (!endpoint.ok()) return Fail(peer, endpoint.status());
-    transport::ConnectLink(loop, *endpoint, ticket, options.limits, options.timeout,
-                           [weak = weak_from_this(), name = peer->info.name,
-                            attempt = peer->attempt](StatusOr<std::unique_ptr<transport::Link>> link) {
-                             const auto self = weak.lock();
-                             Peer* peer = self == nullptr ? nullptr : self->Find(name, attempt);
-                             if (peer != nullptr) self->OnConnected(peer, std::move(link));
-                           });
+    transport::ConnectLink(
+        loop, *endpoint, ticket, options.limits, options.timeout,
+        [weak = weak_from_this(), name = peer->info.name,
+         attempt = peer->attempt](StatusOr<std::unique_ptr<transport::Link>> link) {
+          const auto self = weak.lock();
+          Peer* peer = self == nullptr ? nullptr : self->Find(name, attempt);
+          if (peer != nullptr) self->OnConnected(peer, std::move(link));
+        });
   }
 
   void OnConnected(Peer* peer, StatusOr<std::unique_ptr<transport::Link>> link) {
@@ -207,7 +213,8 @@ struct LinkConnector::State : std::enable_shared_from_this<LinkConnector::State>
       }
     }
     peer->last_error = std::string(status.message());
-    peer->backoff = refused ? kRefusedBackoff : std::clamp(peer->backoff * 2, kMinBackoff, kMaxBackoff);
+    peer->backoff =
+        refused ? kRefusedBackoff : std::clamp(peer->backoff * 2, kMinBackoff, kMaxBackoff);
     TryAfter(peer, peer->backoff);
   }
 
@@ -228,7 +235,8 @@ struct LinkConnector::State : std::enable_shared_from_this<LinkConnector::State>
   uint64_t next_attempt = 1;
 };
 
-LinkConnector::LinkConnector(transport::EventLoop* loop, LinkConnectorOptions options, Callbacks callbacks)
+LinkConnector::LinkConnector(transport::EventLoop* loop, LinkConnectorOptions options,
+                             Callbacks callbacks)
     : state_(std::make_shared<State>(loop, std::move(options), std::move(callbacks))) {}
 
 LinkConnector::~LinkConnector() {

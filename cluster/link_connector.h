@@ -27,15 +27,16 @@ struct LinkConnectorOptions {
   absl::Duration timeout = absl::Seconds(2);  // of the handshake, then of the connection
 };
 
-// Tries again after 20 ms to 0.5 s as long as a peer is wanted (2 s if it refuses, which is logged once as an error). Lives on the loop's
-// thread, destructor included.
+// Tries again after 20 ms to 0.5 s as long as a peer is wanted (2 s if it refuses, which is logged
+// once as an error). Lives on the loop's thread, destructor included.
 class LinkConnector {
  public:
   struct Callbacks {
     // From the loop. The owner has the link from now on, and tells LinkClosed when it dies.
     std::function<void(const std::string& peer, std::unique_ptr<transport::Link>)> on_link;
-    // From inside SetPeers: the peer is not wanted any more, or another incarnation took its place, and its link is to be
-    // dropped. Only where on_link came and LinkClosed did not. Must not call SetPeers.
+    // From inside SetPeers: the peer is not wanted any more, or another incarnation took its place,
+    // and its link is to be dropped. Only where on_link came and LinkClosed did not. Must not call
+    // SetPeers.
     std::function<void(const std::string& peer)> on_gone;
   };
 

@@ -11,16 +11,17 @@ namespace {
 
 Status CheckPeer(const LinkIdentity& self, const pb::OpenLinkRequest& request) {
   if (request.protocol_version() != self.protocol_version) {
-    return FailedPrecondition("link of '%s' to '%s': protocol version %d, expected %d", request.peer(), self.name,
-                              request.protocol_version(), self.protocol_version);
+    return FailedPrecondition("link of '%s' to '%s': protocol version %d, expected %d",
+                              request.peer(), self.name, request.protocol_version(),
+                              self.protocol_version);
   }
   if (request.revision() != self.revision) {
-    return FailedPrecondition("link of '%s' to '%s': model revision '%s', expected '%s'", request.peer(), self.name,
-                              request.revision(), self.revision);
+    return FailedPrecondition("link of '%s' to '%s': model revision '%s', expected '%s'",
+                              request.peer(), self.name, request.revision(), self.revision);
   }
   if (request.numerics_id() != self.numerics_id) {
-    return FailedPrecondition("link of '%s' to '%s': numerics id '%s', expected '%s'", request.peer(), self.name,
-                              request.numerics_id(), self.numerics_id);
+    return FailedPrecondition("link of '%s' to '%s': numerics id '%s', expected '%s'",
+                              request.peer(), self.name, request.numerics_id(), self.numerics_id);
   }
   return absl::OkStatus();
 }
@@ -29,9 +30,12 @@ Status CheckPeer(const LinkIdentity& self, const pb::OpenLinkRequest& request) {
 
 pb::LinkKind ToProto(transport::LinkKind kind) {
   switch (kind) {
-    case transport::LinkKind::kInproc: return pb::LINK_KIND_INPROC;
-    case transport::LinkKind::kUnix: return pb::LINK_KIND_UNIX;
-    case transport::LinkKind::kTcp: return pb::LINK_KIND_TCP;
+    case transport::LinkKind::kInproc:
+      return pb::LINK_KIND_INPROC;
+    case transport::LinkKind::kUnix:
+      return pb::LINK_KIND_UNIX;
+    case transport::LinkKind::kTcp:
+      return pb::LINK_KIND_TCP;
   }
   return pb::LINK_KIND_UNSPECIFIED;
 }
@@ -62,13 +66,15 @@ StatusOr<pb::OpenLinkResponse> LinkService::Open(const pb::OpenLinkRequest& requ
   };
   std::vector<int> here;
   for (const transport::Endpoint& endpoint : endpoints_) here.push_back(ToProto(endpoint.kind));
-  return FailedPrecondition("link of '%s' to '%s': offered [%s], here are [%s] (unix on one host only: %s)",
-                            request.peer(), self_.name, absl::StrJoin(request.offered(), ", ", kind_name),
-                            absl::StrJoin(here, ", ", kind_name), one_host ? "it is" : "it is another");
+  return FailedPrecondition(
+      "link of '%s' to '%s': offered [%s], here are [%s] (unix on one host only: %s)",
+      request.peer(), self_.name, absl::StrJoin(request.offered(), ", ", kind_name),
+      absl::StrJoin(here, ", ", kind_name), one_host ? "it is" : "it is another");
 }
 
 grpc::ServerUnaryReactor* LinkService::OpenLink(grpc::CallbackServerContext* context,
-                                                const pb::OpenLinkRequest* request, pb::OpenLinkResponse* response) {
+                                                const pb::OpenLinkRequest* request,
+                                                pb::OpenLinkResponse* response) {
   StatusOr<pb::OpenLinkResponse> answer = Open(*request);
   if (answer.ok()) *response = *std::move(answer);
   auto* reactor = context->DefaultReactor();

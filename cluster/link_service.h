@@ -1,4 +1,5 @@
-// The handshake that a data-plane link needs, answered: who may connect, where, and with which ticket.
+// The handshake that a data-plane link needs, answered: who may connect, where, and with which
+// ticket.
 #pragma once
 
 #include <grpcpp/support/server_callback.h>
@@ -30,7 +31,8 @@ pb::LinkKind ToProto(transport::LinkKind kind);
 class LinkService final : public pb::LinkService::CallbackService {
  public:
   // `endpoints`: what this process listens on, one a kind. `tickets` must outlive it.
-  LinkService(LinkIdentity self, std::vector<transport::Endpoint> endpoints, transport::TicketBook* tickets);
+  LinkService(LinkIdentity self, std::vector<transport::Endpoint> endpoints,
+              transport::TicketBook* tickets);
 
   // False: UNAVAILABLE to all (draining).
   void SetAccepting(bool accepting) { accepting_ = accepting; }
@@ -38,7 +40,8 @@ class LinkService final : public pb::LinkService::CallbackService {
   // OpenLink without gRPC: the first offered kind that is had here too; unix only on one host.
   StatusOr<pb::OpenLinkResponse> Open(const pb::OpenLinkRequest& request);
 
-  grpc::ServerUnaryReactor* OpenLink(grpc::CallbackServerContext* context, const pb::OpenLinkRequest* request,
+  grpc::ServerUnaryReactor* OpenLink(grpc::CallbackServerContext* context,
+                                     const pb::OpenLinkRequest* request,
                                      pb::OpenLinkResponse* response) override;
 
  private:

@@ -11,7 +11,8 @@
 
 namespace atl::cluster {
 
-// What lives on the loop is made before Start, and destroyed after Stop or by a function posted to it.
+// What lives on the loop is made before Start, and destroyed after Stop or by a function posted to
+// it.
 class LoopThread {
  public:
   explicit LoopThread(std::string name) : name_(std::move(name)) {}
@@ -22,8 +23,8 @@ class LoopThread {
   // Runs what has been posted before, then ends the thread. Later posts are dropped with the loop.
   void Stop();
 
-  // Runs `fn` on the loop and waits for it; false: not done within `timeout` (it may still run later, so it must own what it
-  // touches). REQUIRES: not on the loop's thread.
+  // Runs `fn` on the loop and waits for it; false: not done within `timeout` (it may still run
+  // later, so it must own what it touches). REQUIRES: not on the loop's thread.
   bool Call(std::function<void()> fn, absl::Duration timeout);
 
  private:

@@ -9,19 +9,24 @@ namespace atl::cluster {
 
 const char* RoleName(pb::NodeRole role) {
   switch (role) {
-    case pb::NODE_ROLE_ROUTER: return "router";
-    case pb::NODE_ROLE_ATTENTION: return "attention";
-    case pb::NODE_ROLE_EXPERT: return "expert";
-    default: return "node";
+    case pb::NODE_ROLE_ROUTER:
+      return "router";
+    case pb::NODE_ROLE_ATTENTION:
+      return "attention";
+    case pb::NODE_ROLE_EXPERT:
+      return "expert";
+    default:
+      return "node";
   }
 }
 
-pb::NodeInfo MakeNodeInfo(const NodeOptions& options, pb::NodeRole role, const std::string& revision,
-                          const std::string& numerics_id) {
+pb::NodeInfo MakeNodeInfo(const NodeOptions& options, pb::NodeRole role,
+                          const std::string& revision, const std::string& numerics_id) {
   pb::NodeInfo info;
   char host[256] = "";
   gethostname(host, sizeof(host) - 1);
-  info.set_name(options.name.empty() ? absl::StrFormat("%s-%s-%d", RoleName(role), host, getpid()) : options.name);
+  info.set_name(options.name.empty() ? absl::StrFormat("%s-%s-%d", RoleName(role), host, getpid())
+                                     : options.name);
   info.set_incarnation(RandomId());
   info.set_role(role);
   info.set_revision(revision);
@@ -33,17 +38,20 @@ pb::NodeInfo MakeNodeInfo(const NodeOptions& options, pb::NodeRole role, const s
   return info;
 }
 
-StatusOr<std::string> AdvertisedAddress(const NodeOptions& options, const std::string& listening_on) {
+StatusOr<std::string> AdvertisedAddress(const NodeOptions& options,
+                                        const std::string& listening_on) {
   ATL_ASSIGN_OR_RETURN(const rpc::HostPort bound, rpc::ParseHostPort(listening_on));
   if (options.advertise.empty()) {
     if (bound.wildcard()) {
-      return FailedPrecondition("listening on %s: expected --advertise HOST:PORT to say where others reach this node",
-                                listening_on);
+      return FailedPrecondition(
+          "listening on %s: expected --advertise HOST:PORT to say where others reach this node",
+          listening_on);
     }
     return listening_on;
   }
   ATL_ASSIGN_OR_RETURN(rpc::HostPort where, rpc::ParseHostPort(options.advertise));
-  if (where.host.empty()) return InvalidArgument("advertise '%s': expected a host", options.advertise);
+  if (where.host.empty())
+    return InvalidArgument("advertise '%s': expected a host", options.advertise);
   if (where.port == 0) where.port = bound.port;
   return where.ToString();
 }

@@ -1,4 +1,5 @@
-// Who holds which expert. A snapshot: made by whoever hears the announcements, handed to readers as shared_ptr<const>.
+// Who holds which expert. A snapshot: made by whoever hears the announcements, handed to readers as
+// shared_ptr<const>.
 #pragma once
 
 #include <cstdint>
@@ -27,13 +28,13 @@ struct ModelExperts {
   int64_t num_ids() const { return num_routed + (has_shared ? 1 : 0); }
   int64_t num_moe_layers() const;
   bool Has(LayerExpert id) const {
-    return id.layer >= 0 && id.layer < static_cast<int64_t>(moe_layers.size()) && moe_layers[id.layer] &&
-           id.expert >= 0 && id.expert < num_ids();
+    return id.layer >= 0 && id.layer < static_cast<int64_t>(moe_layers.size()) &&
+           moe_layers[id.layer] && id.expert >= 0 && id.expert < num_ids();
   }
 };
 
-// holders[layer][expert] lists indexes into `nodes`, ascending. Layers without experts are empty. Expert id E is the
-// shared one. MTP layers are layers L, L + 1, ...
+// holders[layer][expert] lists indexes into `nodes`, ascending. Layers without experts are empty.
+// Expert id E is the shared one. MTP layers are layers L, L + 1, ...
 struct Placement {
   uint64_t version = 0;
   std::vector<NodeName> nodes;

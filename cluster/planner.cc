@@ -17,13 +17,14 @@ struct Shares {
   int replicas = 0;
   bool shared_everywhere = false;
   std::vector<std::set<int32_t>> shared_layers;  // [node], where not everywhere
-  std::vector<int64_t> units;                    // [node] routed experts that fit beside the shared ones
+  std::vector<int64_t> units;  // [node] routed experts that fit beside the shared ones
 };
 
 // The planner's work on one input; nodes are those not draining, ascending by name.
 class Planning {
  public:
-  Planning(const ModelExperts& model, std::vector<const PlanNode*> nodes) : model_(model), nodes_(std::move(nodes)) {
+  Planning(const ModelExperts& model, std::vector<const PlanNode*> nodes)
+      : model_(model), nodes_(std::move(nodes)) {
     for (size_t layer = 0; layer < model.moe_layers.size(); ++layer) {
       if (model.moe_layers[layer]) layers_.push_back(static_cast<int32_t>(layer));
     }
@@ -46,8 +47,12 @@ class Planning {
  private:
   int64_t num_nodes() const { return static_cast<int64_t>(nodes_.size()); }
   int64_t num_layers() const { return static_cast<int64_t>(layers_.size()); }
-  int64_t Budget(int64_t i) const { return nodes_[i]->budget_bytes > 0 ? nodes_[i]->budget_bytes : kUnbounded; }
-  LayerExpert SharedOf(int32_t layer) const { return {layer, static_cast<int32_t>(model_.num_routed)}; }
+  int64_t Budget(int64_t i) const {
+    return nodes_[i]->budget_bytes > 0 ? nodes_[i]->budget_bytes : kUnbounded;
+  }
+  LayerExpert SharedOf(int32_t layer) const {
+    return {layer, static_cast<int32_t>(model_.num_routed)};
+  }
 
   // Empty if the budgets cannot hold that.
   std::optional<Shares> Fit(int replicas, bool shared_everywhere) const {
@@ -63,17 +68,18 @@ class Planning {
     int64_t total = 0;
     for (const int64_t bytes : left) {
       if (bytes < 0) return std::nullopt;
-      shares.units.push_back(
-          std::min(bytes / std::max<int64_t>(model_.routed_bytes, 1), num_layers() * model_.num_routed));
+      shares.units.push_back(std::min(bytes / std::max<int64_t>(model_.routed_bytes, 1),
+                                      num_layers() * model_.num_routed));
       total += shares.units.back();
     }
     if (total < num_layers() * model_.num_routed * replicas) return std::nullopt;
     return shares;
   }
 
-  // Each layer's shared expert to `replicas` nodes: those that hold it and have no more than their part, then those with the
-  // fewest and with most memory left. False if they do not fit.
-  bool SpreadShared(int replicas, std::vector<int64_t>* left, std::vector<std::set<int32_t>>* shared) const {
+  // Each layer's shared expert to `replicas` nodes: those that hold it and have no more than their
+  // part, then those with the fewest and with most memory left. False if they do not fit.
+  bool SpreadShared(int replicas, std::vector<int64_t>* left,
+                    std::vector<std::set<int32_t>>* shared) const {
     const int64_t part = (num_layers() * replicas + num_nodes() - 1) / num_nodes();
     for (const int32_t layer : layers_) {
       std::vector<std::tuple<bool, int64_t, int64_t, int64_t>> order;
@@ -96,15 +102,19 @@ class Planning {
 
   Status TooSmall() const {
     int64_t budget = 0;
-    for (int64_t i = 0; i < num_nodes(); ++i) budget += std::min(Budget(i), kUnbounded / (num_nodes() + 1));
+    for (int64_t i = 0; i < num_nodes(); ++i)
+      budget += std::min(Budget(i), kUnbounded / (num_nodes() + 1));
     const int64_t need = num_layers() * (model_.num_routed * model_.routed_bytes +
                                          (model_.has_shared ? model_.shared_bytes : 0));
     if (budget < need) {
-      return ResourceExhausted("the experts take %d bytes and %d nodes have budgets of %d bytes in all: %d bytes are missing",
-                               need, num_nodes(), budget, need - budget);
+      return ResourceExhausted(
+          "the experts take %d bytes and %d nodes have budgets of %d bytes in all: %d bytes are "
+          "missing",
+          need, num_nodes(), budget, need - budget);
     }
     return ResourceExhausted(
-        "the experts take %d bytes and %d nodes have budgets of %d bytes in all, but what is left over on single nodes is less "
+        "the experts take %d bytes and %d nodes have budgets of %d bytes in all, but what is left "
+        "over on single nodes is less "
         "than one expert of %d bytes: up to %d bytes more are needed",
         need, num_nodes(), budget, std::max(model_.routed_bytes, model_.shared_bytes),
         num_nodes() * std::max(model_.routed_bytes, model_.shared_bytes));
@@ -113,7 +123,8 @@ class Planning {
   Status Assign(const Shares& shares, Targets* targets) const {
     std::vector<std::vector<LayerExpert>> result(nodes_.size());
     const int64_t per_layer = model_.num_routed * shares.replicas;
-    LayerQuotas quotas(TotalShares(shares.units, num_layers() * per_layer, HeldCounts()), num_layers());
+    LayerQuotas quotas(TotalShares(shares.units, num_layers() * per_layer, HeldCounts()),
+                       num_layers());
     for (const int32_t layer : layers_) {
       LayerInput in{.num_experts = model_.num_routed, .replicas = shares.replicas};
       for (int64_t i = 0; i < num_nodes(); ++i) {
@@ -124,7 +135,8 @@ class Planning {
       ATL_ASSIGN_OR_RETURN(const LayerAssignment assigned, AssignLayer(in));
       for (int64_t i = 0; i < num_nodes(); ++i) {
         for (const int32_t expert : assigned[i]) result[i].push_back({layer, expert});
-        if (model_.has_shared && (shares.shared_everywhere || shares.shared_layers[i].contains(layer))) {
+        if (model_.has_shared &&
+            (shares.shared_everywhere || shares.shared_layers[i].contains(layer))) {
           result[i].push_back(SharedOf(layer));
         }
       }
@@ -138,7 +150,8 @@ class Planning {
 
   std::set<int32_t> HeldRouted(int64_t node, int32_t layer) const {
     std::set<int32_t> experts;
-    for (auto it = held_[node].lower_bound({layer, 0}); it != held_[node].end() && it->layer == layer; ++it) {
+    for (auto it = held_[node].lower_bound({layer, 0});
+         it != held_[node].end() && it->layer == layer; ++it) {
       if (it->expert < model_.num_routed) experts.insert(it->expert);
     }
     return experts;
@@ -147,7 +160,8 @@ class Planning {
   std::vector<int64_t> HeldCounts() const {
     std::vector<int64_t> counts(nodes_.size(), 0);
     for (int64_t i = 0; i < num_nodes(); ++i) {
-      for (const LayerExpert id : held_[i]) counts[i] += model_.Has(id) && id.expert < model_.num_routed;
+      for (const LayerExpert id : held_[i])
+        counts[i] += model_.Has(id) && id.expert < model_.num_routed;
     }
     return counts;
   }
@@ -166,18 +180,23 @@ StatusOr<Targets> PlanTargets(const PlanInput& input) {
     if (!node.draining) nodes.push_back(&node);
   }
   if (nodes.empty()) {
-    return Unavailable("no expert node to plan for: %d are there, all draining", input.nodes.size());
+    return Unavailable("no expert node to plan for: %d are there, all draining",
+                       input.nodes.size());
   }
-  std::sort(nodes.begin(), nodes.end(), [](const PlanNode* a, const PlanNode* b) { return a->name < b->name; });
-  ATL_ASSIGN_OR_RETURN(Targets targets, Planning(input.model, std::move(nodes)).Run(input.min_replicas));
+  std::sort(nodes.begin(), nodes.end(),
+            [](const PlanNode* a, const PlanNode* b) { return a->name < b->name; });
+  ATL_ASSIGN_OR_RETURN(Targets targets,
+                       Planning(input.model, std::move(nodes)).Run(input.min_replicas));
   for (const PlanNode& node : input.nodes) targets.of_node[node.name];  // draining ones: nothing
   return targets;
 }
 
-std::map<NodeName, std::vector<LayerExpert>> MayUnload(const std::vector<PlanNode>& nodes, const Targets& targets) {
+std::map<NodeName, std::vector<LayerExpert>> MayUnload(const std::vector<PlanNode>& nodes,
+                                                       const Targets& targets) {
   const auto is_target = [&targets](const NodeName& name, LayerExpert id) {
     const auto it = targets.of_node.find(name);
-    return it != targets.of_node.end() && std::binary_search(it->second.begin(), it->second.end(), id);
+    return it != targets.of_node.end() &&
+           std::binary_search(it->second.begin(), it->second.end(), id);
   };
   std::map<LayerExpert, int> keepers;
   for (const PlanNode& node : nodes) {

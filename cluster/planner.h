@@ -13,8 +13,8 @@ namespace atl::cluster {
 
 struct PlanNode {
   NodeName name;
-  std::string zone;              // failure domain; empty: the node is one of its own
-  int64_t budget_bytes = 0;      // of packed weights; 0: no bound
+  std::string zone;          // failure domain; empty: the node is one of its own
+  int64_t budget_bytes = 0;  // of packed weights; 0: no bound
   bool draining = false;
   std::vector<LayerExpert> holds;  // as announced
 };
@@ -27,21 +27,24 @@ struct PlanInput {
 
 struct Targets {
   std::map<NodeName, std::vector<LayerExpert>> of_node;  // ascending; draining nodes have none
-  int replicas = 1;                // of every routed expert
-  bool shared_everywhere = false;  // else as many copies as the routed ones
-  int64_t loads = 0;               // experts that a node must load to get there
+  int replicas = 1;                                      // of every routed expert
+  bool shared_everywhere = false;                        // else as many copies as the routed ones
+  int64_t loads = 0;  // experts that a node must load to get there
 };
 
-// Every layer's routed experts spread evenly over the nodes that are not draining: node totals are as equal as budgets
-// permit, and a layer's share of a node differs by at most one from another layer's. Shared experts are on every node if budgets
-// allow, else spread. `min_replicas` copies where memory and nodes allow, else as many as they do; never two on one node; in
-// different zones where there are such. What a node holds it keeps wherever that fits these shares, so a plan for what is
-// already balanced moves nothing.
-//   ResourceExhausted: the budgets cannot hold the model once (the missing bytes are named).   Unavailable: no node.
+// Every layer's routed experts spread evenly over the nodes that are not draining: node totals are
+// as equal as budgets permit, and a layer's share of a node differs by at most one from another
+// layer's. Shared experts are on every node if budgets allow, else spread. `min_replicas` copies
+// where memory and nodes allow, else as many as they do; never two on one node; in different zones
+// where there are such. What a node holds it keeps wherever that fits these shares, so a plan for
+// what is already balanced moves nothing.
+//   ResourceExhausted: the budgets cannot hold the model once (the missing bytes are named).
+//   Unavailable: no node.
 StatusOr<Targets> PlanTargets(const PlanInput& input);
 
-// What each node may give up at once: held, not in its target, and announced by another node that is not draining and has it
-// in its own target (so that it is not giving it up too).
-std::map<NodeName, std::vector<LayerExpert>> MayUnload(const std::vector<PlanNode>& nodes, const Targets& targets);
+// What each node may give up at once: held, not in its target, and announced by another node that
+// is not draining and has it in its own target (so that it is not giving it up too).
+std::map<NodeName, std::vector<LayerExpert>> MayUnload(const std::vector<PlanNode>& nodes,
+                                                       const Targets& targets);
 
 }  // namespace atl::cluster

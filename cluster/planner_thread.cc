@@ -12,7 +12,8 @@ namespace atl::cluster {
 namespace {
 
 constexpr absl::Duration kTick = absl::Milliseconds(50);
-constexpr absl::Duration kTermGap = absl::Seconds(1);  // two planners must not outbid each other at full speed
+constexpr absl::Duration kTermGap =
+    absl::Seconds(1);  // two planners must not outbid each other at full speed
 
 NodeList ExpertsOf(const NodeList& nodes) {
   NodeList experts;
@@ -27,7 +28,8 @@ std::string Members(const NodeList& experts) {
   std::string members;
   for (const auto& node : experts) {
     members += absl::StrFormat("%s/%x/%d/%d/%s\n", node->info().name(), node->info().incarnation(),
-                               node->state().draining(), node->info().memory_budget_bytes(), node->info().zone());
+                               node->state().draining(), node->info().memory_budget_bytes(),
+                               node->info().zone());
   }
   return members;
 }
@@ -91,7 +93,8 @@ void PlannerThread::Step() {
 
 bool PlannerThread::PlanIsDue() const {
   if (!changed_at_) return false;
-  return Uptime() - *changed_at_ >= options_.settle || Uptime() - *first_change_ >= 10 * options_.settle;
+  return Uptime() - *changed_at_ >= options_.settle ||
+         Uptime() - *first_change_ >= 10 * options_.settle;
 }
 
 bool PlannerThread::TakeTerm(const NodeList& nodes) {
@@ -118,15 +121,17 @@ void PlannerThread::Plan(const NodeList& experts) {
   StatusOr<Targets> targets = PlanTargets(MakeInput(experts));
   if (!targets.ok()) {
     targets_.reset();
-    if (last_error_ != targets.status().message()) LogWarning("no plan: %s", targets.status().ToString());
+    if (last_error_ != targets.status().message())
+      LogWarning("no plan: %s", targets.status().ToString());
     last_error_ = std::string(targets.status().message());
     return;
   }
   last_error_.clear();
   targets_ = *std::move(targets);
   all_done_ = false;
-  LogInfo("plan for %d expert nodes: %d experts to load, %d replicas, shared experts %s", experts.size(),
-          targets_->loads, targets_->replicas, targets_->shared_everywhere ? "everywhere" : "spread");
+  LogInfo("plan for %d expert nodes: %d experts to load, %d replicas, shared experts %s",
+          experts.size(), targets_->loads, targets_->replicas,
+          targets_->shared_everywhere ? "everywhere" : "spread");
 }
 
 PlanInput PlannerThread::MakeInput(const NodeList& experts) const {
@@ -157,8 +162,9 @@ void PlannerThread::Command(const NodeList& experts) {
     command.set_planner(options_.router);
     *command.mutable_target() = ToProto(target->second);
     *command.mutable_may_unload() = ToProto(give_up);
-    const bool done = give_up.empty() && std::includes(nodes[i].holds.begin(), nodes[i].holds.end(),
-                                                       target->second.begin(), target->second.end());
+    const bool done =
+        give_up.empty() && std::includes(nodes[i].holds.begin(), nodes[i].holds.end(),
+                                         target->second.begin(), target->second.end());
     all_done_ = all_done_ && done;
     MaybeSend(experts[i]->info(), done, command);
   }

@@ -7,6 +7,8 @@
 
 namespace atl::cluster {
 
-inline absl::Duration Uptime() { return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch()); }
+inline absl::Duration Uptime() {
+  return absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
+}
 
 }  // namespace atl::cluster

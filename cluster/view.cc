@@ -39,8 +39,9 @@ Status ClusterState::Announce(const pb::Announcement& announcement) {
     auto& node = nodes_[announcement.info().name()];
     if (node != nullptr) {
       if (node->info().incarnation() != announcement.info().incarnation()) {
-        return AlreadyExists("node '%s' lives as incarnation %x; this is incarnation %x", announcement.info().name(),
-                             node->info().incarnation(), announcement.info().incarnation());
+        return AlreadyExists("node '%s' lives as incarnation %x; this is incarnation %x",
+                             announcement.info().name(), node->info().incarnation(),
+                             announcement.info().incarnation());
       }
       if (node->SerializeAsString() == bytes) return absl::OkStatus();
       if (Structure(*node) == structure) change = ViewChange::kLoad;

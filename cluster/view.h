@@ -1,5 +1,5 @@
-// A router's view of the cluster: what the nodes that joined it announce, and itself. Soft state: nothing is kept that
-// the nodes would not announce again.
+// A router's view of the cluster: what the nodes that joined it announce, and itself. Soft state:
+// nothing is kept that the nodes would not announce again.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,8 @@ enum class ViewChange {
 // Thread-safe.
 class ClusterState {
  public:
-  // Called after each change, on the thread that made it, with no lock held: must not block. Listeners are added before the
-  // first announcement and stay.
+  // Called after each change, on the thread that made it, with no lock held: must not block.
+  // Listeners are added before the first announcement and stay.
   using Listener = std::function<void(ViewChange)>;
   void AddListener(Listener listener);
 
@@ -47,7 +47,8 @@ class ClusterState {
   std::vector<Listener> listeners_;  // constant after the first announcement
   mutable absl::Mutex mu_;
   std::map<std::string, std::shared_ptr<const pb::Announcement>> nodes_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<const ClusterSnapshot> snapshot_ ABSL_GUARDED_BY(mu_) = std::make_shared<ClusterSnapshot>();
+  std::shared_ptr<const ClusterSnapshot> snapshot_ ABSL_GUARDED_BY(mu_) =
+      std::make_shared<ClusterSnapshot>();
 };
 
 }  // namespace atl::cluster

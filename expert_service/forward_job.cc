@@ -14,16 +14,17 @@ constexpr int64_t kMaxOutBytes = int64_t{60} << 20;  // below rpc::kMaxMessageBy
 Status CheckSizes(const atollpb::v1::ForwardRequest& request, const model::ModelConfig& config) {
   const int64_t row_bytes = config.hidden_size * static_cast<int64_t>(sizeof(float));
   if (request.x().empty() || request.x().size() % row_bytes != 0) {
-    return InvalidArgument("x has %d bytes, expected rows of %d float32 values, %d bytes each", request.x().size(),
-                           config.hidden_size, row_bytes);
+    return InvalidArgument("x has %d bytes, expected rows of %d float32 values, %d bytes each",
+                           request.x().size(), config.hidden_size, row_bytes);
   }
   if (request.row_size() != request.expert_size() || request.row_size() == 0) {
-    return InvalidArgument("%d rows and %d experts: expected as many of both, and at least one pair",
-                           request.row_size(), request.expert_size());
+    return InvalidArgument(
+        "%d rows and %d experts: expected as many of both, and at least one pair",
+        request.row_size(), request.expert_size());
   }
   if (request.row_size() > kMaxOutBytes / row_bytes) {
-    return InvalidArgument("%d pairs of %d bytes: expected at most %d bytes of outs", request.row_size(), row_bytes,
-                           kMaxOutBytes);
+    return InvalidArgument("%d pairs of %d bytes: expected at most %d bytes of outs",
+                           request.row_size(), row_bytes, kMaxOutBytes);
   }
   const int64_t layers = config.num_hidden_layers + config.num_nextn_predict_layers;
   if (request.layer() >= layers || !config.is_moe_layer(request.layer())) {
@@ -32,8 +33,8 @@ Status CheckSizes(const atollpb::v1::ForwardRequest& request, const model::Model
   const int64_t rows = request.x().size() / row_bytes;
   for (int i = 0; i < request.row_size(); ++i) {
     if (request.row(i) >= rows || request.expert(i) >= config.num_expert_ids()) {
-      return InvalidArgument("pair %d: row %d of %d, expert %d of %d", i, request.row(i), rows, request.expert(i),
-                             config.num_expert_ids());
+      return InvalidArgument("pair %d: row %d of %d, expert %d of %d", i, request.row(i), rows,
+                             request.expert(i), config.num_expert_ids());
     }
   }
   return absl::OkStatus();
@@ -41,13 +42,15 @@ Status CheckSizes(const atollpb::v1::ForwardRequest& request, const model::Model
 
 }  // namespace
 
-StatusOr<ForwardJob> ForwardJob::Make(const atollpb::v1::ForwardRequest& request, const model::ModelConfig& config,
+StatusOr<ForwardJob> ForwardJob::Make(const atollpb::v1::ForwardRequest& request,
+                                      const model::ModelConfig& config,
                                       const model::NumericProfile& profile) {
   ATL_RETURN_IF_ERROR(CheckSizes(request, config));
   ForwardJob job{.layer = static_cast<int32_t>(request.layer()), .hidden_size = config.hidden_size};
   job.x.resize(request.x().size() / sizeof(float));
   std::memcpy(job.x.data(), request.x().data(), request.x().size());
-  if (profile.wire == DType::kBf16) std::transform(job.x.begin(), job.x.end(), job.x.begin(), RoundToBf16);
+  if (profile.wire == DType::kBf16)
+    std::transform(job.x.begin(), job.x.end(), job.x.begin(), RoundToBf16);
   job.rows = static_cast<int64_t>(job.x.size()) / config.hidden_size;
 
   using Key = std::pair<uint32_t, uint32_t>;  // (expert, row)

@@ -121,7 +121,8 @@ void Loader::Execute(const LoadCommand& command) {
   if (!LoadAll(command.target, &no_room)) return;
   bool gave_up = false;
   for (const ExpertKey key : command.may_unload) {
-    if (std::find(command.target.begin(), command.target.end(), key) != command.target.end()) continue;
+    if (std::find(command.target.begin(), command.target.end(), key) != command.target.end())
+      continue;
     if (!store_->Unload(key).ok()) continue;  // given up already
     gave_up = true;
     on_change_();
@@ -146,7 +147,8 @@ bool Loader::LoadAll(const std::vector<ExpertKey>& keys, std::vector<ExpertKey>*
     } else if (absl::IsResourceExhausted(status)) {
       no_room->push_back(key);
     } else {
-      if (failed == failed_.end()) LogError("expert %d of layer %d: %s", key.expert, key.layer, status.ToString());
+      if (failed == failed_.end())
+        LogError("expert %d of layer %d: %s", key.expert, key.layer, status.ToString());
       failed_[key] = cluster::Uptime() + kTryAgain;
     }
   }

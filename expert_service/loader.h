@@ -1,4 +1,5 @@
-// Makes an expert node hold what the planner, or a person, asks for: one thread, so that serving goes on meanwhile.
+// Makes an expert node hold what the planner, or a person, asks for: one thread, so that serving
+// goes on meanwhile.
 #pragma once
 
 #include <cstdint>
@@ -28,20 +29,24 @@ struct LoadCommand {
 // Thread-safe.
 class Loader {
  public:
-  // `pool` packs as long as the store is empty, that is while nobody waits for the pool; later the loader's thread does it alone.
-  // on_change: the store or the term has changed; on the loader's thread.
+  // `pool` packs as long as the store is empty, that is while nobody waits for the pool; later the
+  // loader's thread does it alone. on_change: the store or the term has changed; on the loader's
+  // thread.
   Loader(ExpertStore* store, ThreadPool* pool, std::function<void()> on_change);
   ~Loader();  // Stop
 
   // Ends after the expert in hand; what waits, and comes later, is answered with Unavailable.
   void Stop();
 
-  // In place of the command before, which ends after the expert in hand. Loads first; then gives up what it may; then loads what had no room
-  // before. Commands of a lower term than one obeyed are passed over. An expert that could not be read is tried again after 5 s.
+  // In place of the command before, which ends after the expert in hand. Loads first; then gives up
+  // what it may; then loads what had no room before. Commands of a lower term than one obeyed are
+  // passed over. An expert that could not be read is tried again after 5 s.
   void Obey(LoadCommand command);
 
-  // By hand, in turn with the planner's commands; `done` is called once, on the loader's thread or here.
-  //   FailedPrecondition: a lower term than one obeyed;  ResourceExhausted: 16 wait already;  else as ExpertStore.
+  // By hand, in turn with the planner's commands; `done` is called once, on the loader's thread or
+  // here.
+  //   FailedPrecondition: a lower term than one obeyed;  ResourceExhausted: 16 wait already;  else
+  //   as ExpertStore.
   void Load(uint64_t term, std::vector<ExpertKey> keys, std::function<void(Status)> done);
   void Unload(uint64_t term, std::vector<ExpertKey> keys, std::function<void(Status)> done);
 

@@ -14,14 +14,16 @@ constexpr int kMaxForwards = 64;
 
 std::vector<ExpertKey> Keys(const cluster::LayerExpertsProto& layers) {
   std::vector<ExpertKey> keys;
-  for (const cluster::LayerExpert id : cluster::FromProto(layers)) keys.push_back({id.layer, id.expert});
+  for (const cluster::LayerExpert id : cluster::FromProto(layers))
+    keys.push_back({id.layer, id.expert});
   return keys;
 }
 
 }  // namespace
 
 grpc::ServerUnaryReactor* ExpertServiceAdapter::Describe(grpc::CallbackServerContext* context,
-                                                         const pb::DescribeRequest*, pb::DescribeResponse* response) {
+                                                         const pb::DescribeRequest*,
+                                                         pb::DescribeResponse* response) {
   response->set_name(parts_.name);
   response->set_revision(parts_.revision);
   response->set_numerics_id(parts_.numerics_id);
@@ -43,12 +45,14 @@ grpc::ServerUnaryReactor* ExpertServiceAdapter::Describe(grpc::CallbackServerCon
 }
 
 grpc::ServerUnaryReactor* ExpertServiceAdapter::Load(grpc::CallbackServerContext* context,
-                                                     const pb::LoadRequest* request, pb::LoadResponse* response) {
+                                                     const pb::LoadRequest* request,
+                                                     pb::LoadResponse* response) {
   auto* reactor = context->DefaultReactor();
-  parts_.loader->Load(request->term(), Keys(request->experts()), [this, reactor, response](const Status& status) {
-    response->set_memory_held_bytes(parts_.store->bytes_held());
-    reactor->Finish(rpc::ToGrpc(status));
-  });
+  parts_.loader->Load(request->term(), Keys(request->experts()),
+                      [this, reactor, response](const Status& status) {
+                        response->set_memory_held_bytes(parts_.store->bytes_held());
+                        reactor->Finish(rpc::ToGrpc(status));
+                      });
   return reactor;
 }
 
@@ -56,10 +60,11 @@ grpc::ServerUnaryReactor* ExpertServiceAdapter::Unload(grpc::CallbackServerConte
                                                        const pb::UnloadRequest* request,
                                                        pb::UnloadResponse* response) {
   auto* reactor = context->DefaultReactor();
-  parts_.loader->Unload(request->term(), Keys(request->experts()), [this, reactor, response](const Status& status) {
-    response->set_memory_held_bytes(parts_.store->bytes_held());
-    reactor->Finish(rpc::ToGrpc(status));
-  });
+  parts_.loader->Unload(request->term(), Keys(request->experts()),
+                        [this, reactor, response](const Status& status) {
+                          response->set_memory_held_bytes(parts_.store->bytes_held());
+                          reactor->Finish(rpc::ToGrpc(status));
+                        });
   return reactor;
 }
 
@@ -80,7 +85,8 @@ grpc::ServerUnaryReactor* ExpertServiceAdapter::Forward(grpc::CallbackServerCont
   auto job = std::make_shared<const ForwardJob>(*std::move(made));
   parts_.loop->loop()->Post([this, context, reactor, response, job] {
     --forwards_;
-    if (context->IsCancelled()) return reactor->Finish(grpc::Status::CANCELLED);  // or its deadline is over
+    if (context->IsCancelled())
+      return reactor->Finish(grpc::Status::CANCELLED);  // or its deadline is over
     StatusOr<std::string> out = job->Run(parts_.engine);
     if (out.ok()) response->set_out(*std::move(out));
     reactor->Finish(rpc::ToGrpc(out.status()));

@@ -32,18 +32,23 @@ struct ServiceParts {
   Loader* loader = nullptr;
 };
 
-// Thread-safe. Forward runs on the loop, in turn with the data plane's work; 64 wait there at most (RESOURCE_EXHAUSTED).
+// Thread-safe. Forward runs on the loop, in turn with the data plane's work; 64 wait there at most
+// (RESOURCE_EXHAUSTED).
 class ExpertServiceAdapter final : public pb::ExpertService::CallbackService {
  public:
   explicit ExpertServiceAdapter(ServiceParts parts) : parts_(std::move(parts)) {}
 
-  grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context, const pb::DescribeRequest* request,
+  grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
+                                     const pb::DescribeRequest* request,
                                      pb::DescribeResponse* response) override;
-  grpc::ServerUnaryReactor* Load(grpc::CallbackServerContext* context, const pb::LoadRequest* request,
+  grpc::ServerUnaryReactor* Load(grpc::CallbackServerContext* context,
+                                 const pb::LoadRequest* request,
                                  pb::LoadResponse* response) override;
-  grpc::ServerUnaryReactor* Unload(grpc::CallbackServerContext* context, const pb::UnloadRequest* request,
+  grpc::ServerUnaryReactor* Unload(grpc::CallbackServerContext* context,
+                                   const pb::UnloadRequest* request,
                                    pb::UnloadResponse* response) override;
-  grpc::ServerUnaryReactor* Forward(grpc::CallbackServerContext* context, const pb::ForwardRequest* request,
+  grpc::ServerUnaryReactor* Forward(grpc::CallbackServerContext* context,
+                                    const pb::ForwardRequest* request,
                                     pb::ForwardResponse* response) override;
 
  private:

@@ -21,7 +21,8 @@ std::vector<front_door::AttentionNode> AttentionNodes::List() const {
   return list;
 }
 
-void AttentionNodes::Refresh(Node* node, std::shared_ptr<const cluster::pb::Announcement> announcement) const {
+void AttentionNodes::Refresh(Node* node,
+                             std::shared_ptr<const cluster::pb::Announcement> announcement) const {
   const cluster::pb::NodeInfo& info = announcement->info();
   const cluster::pb::NodeState& state = announcement->state();
   if (node->incarnation != info.incarnation() || node->listed.backend == nullptr) {

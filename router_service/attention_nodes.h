@@ -19,7 +19,8 @@ namespace atl::router {
 // Thread-safe.
 class AttentionNodes final : public front_door::AttentionDirectory {
  public:
-  using Connect = std::function<std::unique_ptr<attention::AttentionBackend>(const std::string& address)>;
+  using Connect =
+      std::function<std::unique_ptr<attention::AttentionBackend>(const std::string& address)>;
 
   // `state` outlives it. One backend for each incarnation of a node, made by `connect`.
   AttentionNodes(const cluster::ClusterState* state, Connect connect)

@@ -1,5 +1,6 @@
-// When a router takes clients' calls: from its first coverage with an attention node on, until either has been missing for longer than the
-// coverage timeout (one lost expert must not empty the Service and refuse requests that could wait).
+// When a router takes clients' calls: from its first coverage with an attention node on, until
+// either has been missing for longer than the coverage timeout (one lost expert must not empty the
+// Service and refuse requests that could wait).
 #pragma once
 
 #include "absl/time/time.h"
@@ -18,7 +19,9 @@ class Readiness {
     good_ = covered && has_attention;
     if (good_) last_good_ = now;
   }
-  bool ready(absl::Duration now = cluster::Uptime()) const { return good_ || now - last_good_ <= timeout_; }
+  bool ready(absl::Duration now = cluster::Uptime()) const {
+    return good_ || now - last_good_ <= timeout_;
+  }
 
  private:
   const absl::Duration timeout_;

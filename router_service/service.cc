@@ -2,9 +2,9 @@
 
 namespace atl::router {
 
-grpc::ServerUnaryReactor* RouterServiceAdapter::GetDispatchStats(grpc::CallbackServerContext* context,
-                                                                 const pb::GetDispatchStatsRequest*,
-                                                                 pb::GetDispatchStatsResponse* response) {
+grpc::ServerUnaryReactor* RouterServiceAdapter::GetDispatchStats(
+    grpc::CallbackServerContext* context, const pb::GetDispatchStatsRequest*,
+    pb::GetDispatchStatsResponse* response) {
   const dispatch::RouteCounters& counters = dispatcher_->counters();
   for (int64_t layer = 0; layer < counters.num_layers(); ++layer) {
     for (int64_t expert = 0; expert < counters.num_experts(); ++expert) {
@@ -34,7 +34,8 @@ grpc::ServerUnaryReactor* RouterServiceAdapter::GetPlacement(grpc::CallbackServe
       pb::PlacementEntry* entry = response->add_entries();
       entry->set_layer(layer);
       entry->set_expert(expert);
-      for (const int32_t node : placement->holders[layer][expert]) entry->add_nodes(placement->nodes[node]);
+      for (const int32_t node : placement->holders[layer][expert])
+        entry->add_nodes(placement->nodes[node]);
     }
   }
   auto* reactor = context->DefaultReactor();

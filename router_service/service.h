@@ -26,7 +26,8 @@ class RouterServiceAdapter final : public pb::RouterService::CallbackService {
   grpc::ServerUnaryReactor* GetDispatchStats(grpc::CallbackServerContext* context,
                                              const pb::GetDispatchStatsRequest* request,
                                              pb::GetDispatchStatsResponse* response) override;
-  grpc::ServerUnaryReactor* GetPlacement(grpc::CallbackServerContext* context, const pb::GetPlacementRequest* request,
+  grpc::ServerUnaryReactor* GetPlacement(grpc::CallbackServerContext* context,
+                                         const pb::GetPlacementRequest* request,
                                          pb::GetPlacementResponse* response) override;
 
  private:

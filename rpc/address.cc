@@ -42,8 +42,9 @@ bool IsLocal(const std::string& address) {
 Status CheckPlaintext(const std::string& what, const std::string& address, bool insecure) {
   if (insecure || IsLocal(address)) return absl::OkStatus();
   return FailedPrecondition(
-      "%s %s leaves this machine in plaintext: expected a loopback address or a unix socket, or --insecure", what,
-      address);
+      "%s %s leaves this machine in plaintext: expected a loopback address or a unix socket, or "
+      "--insecure",
+      what, address);
 }
 
 }  // namespace atl::rpc

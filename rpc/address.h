@@ -21,7 +21,8 @@ StatusOr<HostPort> ParseHostPort(const std::string& text);
 // Loopback (127.0.0.0/8, ::1, localhost) or a unix socket ("unix:...").
 bool IsLocal(const std::string& address);
 
-// Plaintext stays on this machine: FailedPrecondition for any other address unless `insecure`. `what` names the flag.
+// Plaintext stays on this machine: FailedPrecondition for any other address unless `insecure`.
+// `what` names the flag.
 Status CheckPlaintext(const std::string& what, const std::string& address, bool insecure);
 
 }  // namespace atl::rpc

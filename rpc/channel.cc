@@ -14,7 +14,8 @@
 namespace atl::rpc {
 namespace {
 
-// Calls that may be sent twice; their streams and state changes may not (Generate makes tokens, Load has a term).
+// Calls that may be sent twice; their streams and state changes may not (Generate makes tokens,
+// Load has a term).
 constexpr char kServiceConfig[] = R"({"methodConfig": [{
   "name": [
     {"service": "atollpb.v1.ExpertService", "method": "Describe"},
@@ -51,11 +52,14 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   args.SetMaxReceiveMessageSize(kMaxMessageBytes);
   args.SetMaxSendMessageSize(kMaxMessageBytes);
   args.SetServiceConfigJSON(kServiceConfig);
-  args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(absl::ToInt64Milliseconds(kKeepaliveTime)));
-  args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(absl::ToInt64Milliseconds(kKeepaliveTimeout)));
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS,
+              static_cast<int>(absl::ToInt64Milliseconds(kKeepaliveTime)));
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+              static_cast<int>(absl::ToInt64Milliseconds(kKeepaliveTimeout)));
   args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // any number
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
-  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2000);  // which in fact bounds one attempt to connect
+  args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+              2000);  // which in fact bounds one attempt to connect
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
   args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // peers are peers
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), args);

@@ -1,5 +1,5 @@
-// Client channels as this project sets them: keepalive, reconnect backoff of 50 ms to 0.5 s, message limits, retry of
-// idempotent unary calls.
+// Client channels as this project sets them: keepalive, reconnect backoff of 50 ms to 0.5 s,
+// message limits, retry of idempotent unary calls.
 #pragma once
 
 #include <grpcpp/channel.h>
@@ -24,8 +24,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 // A grpc::ClientContext deadline.
 void SetDeadline(grpc::ClientContext* context, absl::Duration timeout);
 
-// gRPC's own log lines go to ours, as debug lines (GRPC_VERBOSITY in the environment leaves them as they are). MakeChannel
-// and Server::Start call it. Thread-safe.
+// gRPC's own log lines go to ours, as debug lines (GRPC_VERBOSITY in the environment leaves them as
+// they are). MakeChannel and Server::Start call it. Thread-safe.
 void QuietGrpc();
 
 }  // namespace atl::rpc

@@ -23,14 +23,17 @@ namespace {
 class WithoutPlugins : public grpc::ServerBuilderOption {
  public:
   void UpdateArguments(grpc::ChannelArguments*) override {}
-  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override { plugins->clear(); }
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    plugins->clear();
+  }
 };
 
 void SetArguments(grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder->SetMaxSendMessageSize(kMaxMessageBytes);
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(absl::ToInt64Milliseconds(kKeepaliveTime)));
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS,
+                              static_cast<int>(absl::ToInt64Milliseconds(kKeepaliveTime)));
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
                               static_cast<int>(absl::ToInt64Milliseconds(kKeepaliveTimeout)));
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
@@ -65,8 +68,8 @@ Status WhyNotListening(const std::string& listen) {
 }
 
 // Builds, and tells HOST:PORT in fact listened on.
-StatusOr<std::unique_ptr<grpc::Server>> Build(grpc::ServerBuilder* builder, const std::string& listen,
-                                              std::string* address) {
+StatusOr<std::unique_ptr<grpc::Server>> Build(grpc::ServerBuilder* builder,
+                                              const std::string& listen, std::string* address) {
   ATL_ASSIGN_OR_RETURN(HostPort where, ParseHostPort(listen));
   const std::string full = where.host.empty() ? "0.0.0.0" + listen : listen;
   int port = 0;
@@ -80,12 +83,14 @@ StatusOr<std::unique_ptr<grpc::Server>> Build(grpc::ServerBuilder* builder, cons
 }
 
 void ShutDown(grpc::Server* server, absl::Duration grace) {
-  if (server != nullptr) server->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(grace));
+  if (server != nullptr)
+    server->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(grace));
 }
 
 }  // namespace
 
-StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, const std::string& role,
+StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
+                                                const std::string& role,
                                                 const std::vector<grpc::Service*>& services) {
   QuietGrpc();
   ATL_RETURN_IF_ERROR(CheckPlaintext("listening on", options.listen, options.insecure));

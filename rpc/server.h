@@ -1,4 +1,5 @@
-// Servers as this project sets them: health and reflection on every one, keepalive, message limits, no shared ports.
+// Servers as this project sets them: health and reflection on every one, keepalive, message limits,
+// no shared ports.
 #pragma once
 
 #include <grpcpp/generic/async_generic_service.h>
@@ -20,13 +21,14 @@ struct ServerOptions {
   bool insecure = false;               // plaintext may leave this machine; health may always
 };
 
-// One gRPC server with its services, health ("liveness", "readiness", "" and `role`) and reflection.
-// Thread-safe after Start.
+// One gRPC server with its services, health ("liveness", "readiness", "" and `role`) and
+// reflection. Thread-safe after Start.
 class Server {
  public:
-  // AlreadyExists if the port is in use, naming it; FailedPrecondition for plaintext on an address that is not local.
-  // `services` must outlive the server.
-  static StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, const std::string& role,
+  // AlreadyExists if the port is in use, naming it; FailedPrecondition for plaintext on an address
+  // that is not local. `services` must outlive the server.
+  static StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
+                                                 const std::string& role,
                                                  const std::vector<grpc::Service*>& services);
   ~Server();  // Stop(0)
 

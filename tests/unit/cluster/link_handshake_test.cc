@@ -21,14 +21,15 @@ LinkIdentity Identity(const std::string& name) {
 class Echo {
  public:
   explicit Echo(const std::string& name, NodeOptions options = {}) : loop_("echo") {
-    auto acceptor = LinkAcceptor::Listen(loop_.loop(), options, Identity(name),
-                                         [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
-                                           OnLink(peer, std::move(link));
-                                         });
+    auto acceptor = LinkAcceptor::Listen(
+        loop_.loop(), options, Identity(name),
+        [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
+          OnLink(peer, std::move(link));
+        });
     EXPECT_TRUE(acceptor.ok()) << acceptor.status();
     acceptor_ = *std::move(acceptor);
-    auto server = rpc::Server::Start({.listen = options.listen, .insecure = options.insecure}, "expert",
-                                     {acceptor_->service()});
+    auto server = rpc::Server::Start({.listen = options.listen, .insecure = options.insecure},
+                                     "expert", {acceptor_->service()});
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     loop_.Start();
@@ -59,8 +60,11 @@ class Echo {
     peers_.push_back(peer);
     links_.push_back(std::move(link));
     transport::Link* const l = links_.back().get();
-    l->SetCallbacks([l](transport::Frame frame) { l->Send(frame.header, std::move(frame.payload)).IgnoreError(); },
-                    [](Status) {});
+    l->SetCallbacks(
+        [l](transport::Frame frame) {
+          l->Send(frame.header, std::move(frame.payload)).IgnoreError();
+        },
+        [](Status) {});
   }
 
   LoopThread loop_;
@@ -74,13 +78,17 @@ class Echo {
 class Caller {
  public:
   explicit Caller(LinkIdentity self = Identity("router-0"),
-                  std::vector<transport::LinkKind> offered = {transport::LinkKind::kUnix, transport::LinkKind::kTcp})
+                  std::vector<transport::LinkKind> offered = {transport::LinkKind::kUnix,
+                                                              transport::LinkKind::kTcp})
       : loop_("caller") {
     connector_ = std::make_unique<LinkConnector>(
         loop_.loop(), LinkConnectorOptions{.self = std::move(self), .offered = std::move(offered)},
-        LinkConnector::Callbacks{.on_link = [this](const std::string& peer,
-                                                   std::unique_ptr<transport::Link> link) { OnLink(peer, std::move(link)); },
-                                 .on_gone = [this](const std::string& peer) { links_.erase(peer); }});
+        LinkConnector::Callbacks{
+            .on_link =
+                [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
+                  OnLink(peer, std::move(link));
+                },
+            .on_gone = [this](const std::string& peer) { links_.erase(peer); }});
     loop_.Start();
   }
   ~Caller() {
@@ -205,7 +213,8 @@ TEST(LinkHandshakeTest, APeerNotWantedOrOfAnotherIncarnationIsDropped) {
   caller.SetPeers({PeerOf("expert-0", echo, 1)});
   ASSERT_TRUE(Eventually([&] { return caller.num_made() == 1; }));
   caller.SetPeers({PeerOf("expert-0", echo, 2)});
-  ASSERT_TRUE(Eventually([&] { return caller.num_made() == 2 && !caller.KindTo("expert-0").empty(); }));
+  ASSERT_TRUE(
+      Eventually([&] { return caller.num_made() == 2 && !caller.KindTo("expert-0").empty(); }));
   caller.SetPeers({});
   EXPECT_EQ(caller.KindTo("expert-0"), "");
   EXPECT_EQ(caller.num_made(), 2);
@@ -241,8 +250,10 @@ TEST(LinkServiceTest, RefusesOtherVersionsNamingBoth) {
       {[](auto* request) { request->set_protocol_version(9); }, {"9", "1"}},
       {[](auto* request) { request->set_revision("rev-b"); }, {"rev-b", "rev-a"}},
       {[](auto* request) { request->set_numerics_id("x/1/cpu"); }, {"x/1/cpu", "bf16/1/cpu"}},
-      {[](auto* request) { request->set_host_id("elsewhere"); }, {"LINK_KIND_UNIX", "LINK_KIND_TCP"}},
-      {[](auto* request) { request->set_offered(0, pb::LINK_KIND_INPROC); }, {"LINK_KIND_INPROC", "LINK_KIND_TCP"}},
+      {[](auto* request) { request->set_host_id("elsewhere"); },
+       {"LINK_KIND_UNIX", "LINK_KIND_TCP"}},
+      {[](auto* request) { request->set_offered(0, pb::LINK_KIND_INPROC); },
+       {"LINK_KIND_INPROC", "LINK_KIND_TCP"}},
       {[](auto* request) { request->clear_offered(); }, {"LINK_KIND_TCP"}},
   };
   for (const Case& c : cases) {
@@ -279,13 +290,15 @@ TEST(LinkServiceTest, ATicketWorksOnceAndOnlyTheRightOne) {
   wrong[0] ^= 1;
   EXPECT_EQ(ConnectWith(opened->endpoint(), wrong).code(), absl::StatusCode::kPermissionDenied);
   EXPECT_TRUE(ConnectWith(opened->endpoint(), opened->ticket()).ok());
-  EXPECT_EQ(ConnectWith(opened->endpoint(), opened->ticket()).code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(ConnectWith(opened->endpoint(), opened->ticket()).code(),
+            absl::StatusCode::kPermissionDenied);
 }
 
 TEST(LinkAcceptorTest, DataPortsObeyThePlaintextRuleAndMayBeTaken) {
   LoopThread loop("test");
   const auto listen = [&](const NodeOptions& options) {
-    return LinkAcceptor::Listen(loop.loop(), options, Identity("expert-0"), [](auto&, auto) {}).status();
+    return LinkAcceptor::Listen(loop.loop(), options, Identity("expert-0"), [](auto&, auto) {})
+        .status();
   };
   EXPECT_EQ(listen({.data_listen = "0.0.0.0:0"}).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(listen({.data_listen = "0.0.0.0:0", .insecure = true}).ok());
@@ -300,8 +313,10 @@ TEST(NodeInfoTest, SaysWhereOthersReachIt) {
   EXPECT_EQ(*AdvertisedAddress({}, "127.0.0.1:7"), "127.0.0.1:7");
   EXPECT_EQ(*AdvertisedAddress({.advertise = "node-3:9"}, "0.0.0.0:7"), "node-3:9");
   EXPECT_EQ(*AdvertisedAddress({.advertise = "node-3:0"}, "0.0.0.0:7"), "node-3:7");
-  EXPECT_EQ(AdvertisedAddress({}, "0.0.0.0:7").status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(AdvertisedAddress({.advertise = "7"}, "0.0.0.0:7").status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(AdvertisedAddress({}, "0.0.0.0:7").status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(AdvertisedAddress({.advertise = "7"}, "0.0.0.0:7").status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(NodeInfoTest, EachStartIsAnotherIncarnation) {

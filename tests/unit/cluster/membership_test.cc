@@ -11,7 +11,8 @@ namespace {
 
 TEST(MembershipTest, ANodeIsInTheViewWhileItLives) {
   TestRouter router({});
-  auto expert = std::make_unique<TestNode>("expert-0", pb::NODE_ROLE_EXPERT, std::vector{router.address()});
+  auto expert =
+      std::make_unique<TestNode>("expert-0", pb::NODE_ROLE_EXPERT, std::vector{router.address()});
   TestNode attention("attention-0", pb::NODE_ROLE_ATTENTION, {router.address()});
   EXPECT_TRUE(Eventually([&] { return attention.Sees({"attention-0", "expert-0", "router-0"}); }));
   EXPECT_TRUE(Eventually([&] { return expert->Sees({"attention-0", "expert-0", "router-0"}); }));
@@ -26,7 +27,8 @@ TEST(MembershipTest, ChangesOfStateReachTheRouter) {
   TestNode expert("expert-0", pb::NODE_ROLE_EXPERT, {router.address()});
   ASSERT_TRUE(Eventually([&] { return router.Names().size() == 2; }));
   EXPECT_EQ(router.Missing(), 18);
-  expert.Change([](pb::NodeState* state) { *state->mutable_holds() = ToProto({{0, 1}, {0, 8}, {1, 0}}); });
+  expert.Change(
+      [](pb::NodeState* state) { *state->mutable_holds() = ToProto({{0, 1}, {0, 8}, {1, 0}}); });
   EXPECT_TRUE(Eventually([&] { return router.Missing() == 15; }));
 }
 
@@ -35,7 +37,8 @@ TEST(MembershipTest, JoiningOneRouterMeansJoiningAll) {
   TestRouter second({.name = "router-1", .rank = 1, .join = {first.address()}});
   TestNode expert("expert-0", pb::NODE_ROLE_EXPERT, {first.address()});
   EXPECT_TRUE(Eventually([&] {
-    return second.Names() == std::vector<std::string>{"expert-0", "router-1"};  // first was not told of second
+    return second.Names() ==
+           std::vector<std::string>{"expert-0", "router-1"};  // first was not told of second
   }));
   first.FollowRouters();
   EXPECT_TRUE(Eventually([&] { return second.Names().size() == 3 && first.Names().size() == 3; }));
@@ -47,7 +50,8 @@ TEST(MembershipTest, ANodeIsThereAsLongAsAnyRouterListsIt) {
   auto second = std::make_unique<TestRouter>(TestRouter::Options{.name = "router-1", .rank = 1});
   TestNode both("attention-0", pb::NODE_ROLE_ATTENTION, {first.address(), second->address()});
   TestNode expert("expert-0", pb::NODE_ROLE_EXPERT, {first.address(), second->address()});
-  ASSERT_TRUE(Eventually([&] { return both.Sees({"attention-0", "expert-0", "router-0", "router-1"}); }));
+  ASSERT_TRUE(
+      Eventually([&] { return both.Sees({"attention-0", "expert-0", "router-0", "router-1"}); }));
   second.reset();
   EXPECT_TRUE(Eventually([&] { return both.Sees({"attention-0", "expert-0", "router-0"}); }));
   EXPECT_TRUE(Eventually([&] { return both.client().num_routers() == 1; }));
@@ -69,14 +73,17 @@ TEST(MembershipTest, ARestartedRouterIsCompleteWithinASecondOrTwo) {
 TEST(MembershipTest, ARestartedNodeTakesItsOldPlace) {
   TestRouter router({});
   TestNode watcher("attention-0", pb::NODE_ROLE_ATTENTION, {router.address()});
-  auto node = std::make_unique<TestNode>("expert-0", pb::NODE_ROLE_EXPERT, std::vector{router.address()});
+  auto node =
+      std::make_unique<TestNode>("expert-0", pb::NODE_ROLE_EXPERT, std::vector{router.address()});
   const auto sees_incarnation = [&](uint64_t incarnation) {
     const std::vector<std::string> seen = watcher.Seen();
-    return std::find(seen.begin(), seen.end(), "expert-0/" + std::to_string(incarnation)) != seen.end();
+    return std::find(seen.begin(), seen.end(), "expert-0/" + std::to_string(incarnation)) !=
+           seen.end();
   };
   ASSERT_TRUE(Eventually([&] { return sees_incarnation(node->info().incarnation()); }));
   node.reset();
-  node = std::make_unique<TestNode>("expert-0", pb::NODE_ROLE_EXPERT, std::vector{router.address()});
+  node =
+      std::make_unique<TestNode>("expert-0", pb::NODE_ROLE_EXPERT, std::vector{router.address()});
   EXPECT_TRUE(Eventually([&] { return sees_incarnation(node->info().incarnation()); }));
 }
 
@@ -99,7 +106,8 @@ TEST(MembershipTest, ALivingNodesNameIsTaken) {
   TestRouter router({});
   TestNode node("expert-0", pb::NODE_ROLE_EXPERT, {router.address()});
   ASSERT_TRUE(Eventually([&] { return router.Names().size() == 2; }));
-  const grpc::Status status = JoinOnce(router.address(), TestInfo("expert-0", pb::NODE_ROLE_EXPERT));
+  const grpc::Status status =
+      JoinOnce(router.address(), TestInfo("expert-0", pb::NODE_ROLE_EXPERT));
   EXPECT_EQ(status.error_code(), grpc::StatusCode::ALREADY_EXISTS) << status.error_message();
   EXPECT_EQ(router.state().snapshot()->nodes[0]->info().incarnation(), node.info().incarnation());
   EXPECT_EQ(JoinOnce(router.address(), TestInfo("router-0", pb::NODE_ROLE_ROUTER)).error_code(),
@@ -114,7 +122,8 @@ TEST(MembershipTest, AnotherModelNumericsOrProtocolIsRefusedNamingBoth) {
   };
   const std::vector<Case> cases = {
       {[](pb::NodeInfo* info) { info->set_revision("rev-b"); }, {"rev-a", "rev-b"}},
-      {[](pb::NodeInfo* info) { info->set_numerics_id("reference/1/cpu"); }, {"bf16/1/cpu", "reference/1/cpu"}},
+      {[](pb::NodeInfo* info) { info->set_numerics_id("reference/1/cpu"); },
+       {"bf16/1/cpu", "reference/1/cpu"}},
       {[](pb::NodeInfo* info) { info->set_protocol_version(77); }, {"77", " 1"}},
   };
   for (const Case& c : cases) {
@@ -131,7 +140,8 @@ TEST(MembershipTest, AnotherModelNumericsOrProtocolIsRefusedNamingBoth) {
 
 TEST(MembershipTest, ASilentStreamIsADeadNode) {
   TestRouter router({.silence = absl::Milliseconds(300)});
-  const grpc::Status status = JoinOnce(router.address(), TestInfo("expert-0", pb::NODE_ROLE_EXPERT));
+  const grpc::Status status =
+      JoinOnce(router.address(), TestInfo("expert-0", pb::NODE_ROLE_EXPERT));
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED) << status.error_message();
   EXPECT_EQ(router.Names(), std::vector<std::string>{"router-0"});
 }
@@ -159,7 +169,8 @@ TEST(MembershipTest, RoutersAreFoundByNameAndInFilesThatChange) {
   std::ofstream(path) << "# routers\n\n" << first.address() << "\n";
   EXPECT_TRUE(Eventually([&] { return by_file.Sees({"expert-0", "expert-1", "router-0"}); }));
   std::ofstream(path, std::ios::app) << second.address() << "\n";
-  EXPECT_TRUE(Eventually([&] { return by_file.Sees({"expert-0", "expert-1", "router-0", "router-1"}); }));
+  EXPECT_TRUE(
+      Eventually([&] { return by_file.Sees({"expert-0", "expert-1", "router-0", "router-1"}); }));
   EXPECT_EQ(std::remove(path.c_str()), 0);
 }
 

@@ -21,18 +21,21 @@ constexpr int64_t kLayers = 5, kRouted = 16;
 
 std::vector<PlanNode> Nodes(int count, int64_t budget = 0) {
   std::vector<PlanNode> nodes;
-  for (int i = 0; i < count; ++i) nodes.push_back({.name = "expert-" + std::to_string(i), .budget_bytes = budget});
+  for (int i = 0; i < count; ++i)
+    nodes.push_back({.name = "expert-" + std::to_string(i), .budget_bytes = budget});
   return nodes;
 }
 
 int64_t Bytes(const ModelExperts& model, const std::vector<LayerExpert>& experts) {
   int64_t bytes = 0;
-  for (const LayerExpert id : experts) bytes += id.expert == model.num_routed ? model.shared_bytes : model.routed_bytes;
+  for (const LayerExpert id : experts)
+    bytes += id.expert == model.num_routed ? model.shared_bytes : model.routed_bytes;
   return bytes;
 }
 
 // Counted from the targets alone: copies of every expert, on as many different nodes.
-void ExpectCopies(const ModelExperts& model, const Targets& targets, int routed_copies, int shared_copies) {
+void ExpectCopies(const ModelExperts& model, const Targets& targets, int routed_copies,
+                  int shared_copies) {
   std::map<LayerExpert, int> copies;
   for (const auto& [name, experts] : targets.of_node) {
     EXPECT_TRUE(std::is_sorted(experts.begin(), experts.end())) << name;
@@ -99,10 +102,12 @@ TEST(PlannerTest, WhatIsBalancedStays) {
   for (const int count : {1, 3, 7}) {
     for (const int replicas : {1, 2, 3}) {
       std::vector<PlanNode> nodes = Nodes(count);
-      const auto first = PlanTargets({.model = SmallModel(), .nodes = nodes, .min_replicas = replicas});
+      const auto first =
+          PlanTargets({.model = SmallModel(), .nodes = nodes, .min_replicas = replicas});
       ASSERT_TRUE(first.ok());
       Obey(*first, &nodes);
-      const auto second = PlanTargets({.model = SmallModel(), .nodes = nodes, .min_replicas = replicas});
+      const auto second =
+          PlanTargets({.model = SmallModel(), .nodes = nodes, .min_replicas = replicas});
       ASSERT_TRUE(second.ok());
       EXPECT_EQ(second->loads, 0) << count << " nodes, " << replicas << " replicas";
       EXPECT_EQ(second->of_node, first->of_node);
@@ -175,7 +180,8 @@ TEST(PlannerTest, NothingIsGivenUpByEveryHolder) {
 
 TEST(PlannerTest, BudgetsAreKeptAndFilledToTheBrim) {
   const ModelExperts model = SmallModel();
-  // With shared experts everywhere 1,000 bytes of each node are gone; 8,000 of routed ones must go into what is left.
+  // With shared experts everywhere 1,000 bytes of each node are gone; 8,000 of routed ones must go
+  // into what is left.
   std::vector<PlanNode> nodes = Nodes(3);
   nodes[0].budget_bytes = 1'500;
   nodes[1].budget_bytes = 3'500;
@@ -196,7 +202,8 @@ TEST(PlannerTest, SharedExpertsAreSpreadWhereTheyDoNotFitEverywhere) {
   ASSERT_TRUE(targets.ok()) << targets.status();
   EXPECT_FALSE(targets->shared_everywhere);
   ExpectCopies(model, *targets, 1, 1);
-  for (const auto& [name, experts] : targets->of_node) EXPECT_LE(Bytes(model, experts), 3'000) << name;
+  for (const auto& [name, experts] : targets->of_node)
+    EXPECT_LE(Bytes(model, experts), 3'000) << name;
 }
 
 TEST(PlannerTest, SmallBudgetsGetLittleTheOthersShareTheRestEvenly) {
@@ -213,11 +220,14 @@ TEST(PlannerTest, SmallBudgetsGetLittleTheOthersShareTheRestEvenly) {
 TEST(PlannerTest, SaysHowManyBytesAreMissing) {
   const auto targets = PlanTargets({.model = SmallModel(), .nodes = Nodes(2, 4'000)});
   EXPECT_EQ(targets.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_NE(targets.status().message().find("1000 bytes are missing"), std::string::npos) << targets.status();
-  EXPECT_EQ(PlanTargets({.model = SmallModel(), .nodes = {}}).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(targets.status().message().find("1000 bytes are missing"), std::string::npos)
+      << targets.status();
+  EXPECT_EQ(PlanTargets({.model = SmallModel(), .nodes = {}}).status().code(),
+            absl::StatusCode::kUnavailable);
   std::vector<PlanNode> draining = Nodes(1);
   draining[0].draining = true;
-  EXPECT_EQ(PlanTargets({.model = SmallModel(), .nodes = draining}).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(PlanTargets({.model = SmallModel(), .nodes = draining}).status().code(),
+            absl::StatusCode::kUnavailable);
 }
 
 TEST(PlannerTest, ReplicasAreOnDifferentNodesAsFarAsMemoryAllows) {
@@ -251,10 +261,12 @@ TEST(PlannerTest, ReplicasAreInDifferentZonesEvenIfThatMovesThem) {
   for (const PlanNode& node : nodes) {
     for (const LayerExpert id : targets->of_node.at(node.name)) zones[id].insert(node.zone);
   }
-  for (const auto& [id, in] : zones) EXPECT_EQ(in.size(), 2) << "layer " << id.layer << " expert " << id.expert;
+  for (const auto& [id, in] : zones)
+    EXPECT_EQ(in.size(), 2) << "layer " << id.layer << " expert " << id.expert;
 }
 
-// Every order of joins, leaves and drains ends where every expert has its holder, at every moment between.
+// Every order of joins, leaves and drains ends where every expert has its holder, at every moment
+// between.
 TEST(PlannerTest, CoverageIsNeverLostOnTheWay) {
   const ModelExperts model = SmallModel();
   uint64_t seed = 20260102;
@@ -276,7 +288,8 @@ TEST(PlannerTest, CoverageIsNeverLostOnTheWay) {
     }
     const auto targets = PlanTargets({.model = model, .nodes = nodes});
     ASSERT_TRUE(targets.ok()) << targets.status();
-    for (int turn = 0; turn < 4; ++turn) {  // each node loads or gives up a part of what it may, in any order
+    for (int turn = 0; turn < 4;
+         ++turn) {  // each node loads or gives up a part of what it may, in any order
       for (PlanNode& node : nodes) {
         const auto may_unload = MayUnload(nodes, *targets);
         std::set<LayerExpert> holds(node.holds.begin(), node.holds.end());

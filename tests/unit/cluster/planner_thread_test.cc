@@ -53,7 +53,8 @@ TEST(PlannerThreadTest, ADrainingNodeIsEmptied) {
 }
 
 TEST(PlannerThreadTest, TheNextRankTakesOverWithAHigherTermAndGivesBack) {
-  auto first = std::make_unique<TestRouter>(TestRouter::Options{.name = "router-0", .planner = true});
+  auto first =
+      std::make_unique<TestRouter>(TestRouter::Options{.name = "router-0", .planner = true});
   const std::string first_address = first->address();
   TestRouter second({.name = "router-1", .rank = 1, .join = {first_address}, .planner = true});
   first->FollowRouters();
@@ -63,12 +64,14 @@ TEST(PlannerThreadTest, TheNextRankTakesOverWithAHigherTermAndGivesBack) {
     first->FollowRouters();
     return second.Names().size() == 3 && first->Names().size() == 3;
   }));
-  ASSERT_TRUE(Eventually([&] { return Balanced(experts) && experts[0]->LastCommand().planner() == "router-0"; }));
+  ASSERT_TRUE(Eventually(
+      [&] { return Balanced(experts) && experts[0]->LastCommand().planner() == "router-0"; }));
   const uint64_t first_term = experts[0]->LastCommand().term();
 
   first.reset();
   experts.push_back(Expert(1, {second.address()}));
-  EXPECT_TRUE(Eventually([&] { return Balanced(experts) && experts[1]->LastCommand().planner() == "router-1"; }));
+  EXPECT_TRUE(Eventually(
+      [&] { return Balanced(experts) && experts[1]->LastCommand().planner() == "router-1"; }));
   const uint64_t second_term = experts[1]->LastCommand().term();
   EXPECT_GT(second_term, first_term);
 
@@ -94,7 +97,8 @@ TEST(PlannerThreadTest, ARestartedPlannerMovesNothing) {
   router.reset();
   router = std::make_unique<TestRouter>(TestRouter::Options{.listen = address, .planner = true});
   ASSERT_TRUE(Eventually([&] {
-    return std::all_of(experts.begin(), experts.end(), [&](const auto& n) { return n->LastCommand().term() > term; });
+    return std::all_of(experts.begin(), experts.end(),
+                       [&](const auto& n) { return n->LastCommand().term() > term; });
   }));
   for (size_t i = 0; i < experts.size(); ++i) EXPECT_EQ(experts[i]->Holds(), before[i]) << i;
 }

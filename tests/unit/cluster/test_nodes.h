@@ -20,7 +20,8 @@
 namespace atl::cluster {
 
 // Looks until `condition` holds; false after `timeout`.
-inline bool Eventually(const std::function<bool()>& condition, absl::Duration timeout = absl::Seconds(20)) {
+inline bool Eventually(const std::function<bool()>& condition,
+                       absl::Duration timeout = absl::Seconds(20)) {
   const absl::Duration give_up = Uptime() + timeout;
   while (!condition()) {
     if (Uptime() > give_up) return false;
@@ -43,7 +44,11 @@ inline pb::NodeInfo TestInfo(const std::string& name, pb::NodeRole role) {
 
 // 2 layers of 8 routed experts and a shared one, a byte each.
 inline ModelExperts TestModel() {
-  return {.moe_layers = {true, true}, .num_routed = 8, .has_shared = true, .routed_bytes = 1, .shared_bytes = 1};
+  return {.moe_layers = {true, true},
+          .num_routed = 8,
+          .has_shared = true,
+          .routed_bytes = 1,
+          .shared_bytes = 1};
 }
 
 // The membership of a router: state, service, a stream to every other router, a planner.
@@ -61,17 +66,19 @@ class TestRouter {
   explicit TestRouter(const Options& options) {
     info_ = TestInfo(options.name, pb::NODE_ROLE_ROUTER);
     info_.set_rank(options.rank);
-    service_ = std::make_unique<ClusterService>(&state_, ClusterServiceOptions{.router = options.name,
-                                                                               .revision = "rev-a",
-                                                                               .numerics_id = "bf16/1/cpu",
-                                                                               .protocol_version = 1,
-                                                                               .model = TestModel(),
-                                                                               .silence = options.silence});
+    service_ = std::make_unique<ClusterService>(&state_,
+                                                ClusterServiceOptions{.router = options.name,
+                                                                      .revision = "rev-a",
+                                                                      .numerics_id = "bf16/1/cpu",
+                                                                      .protocol_version = 1,
+                                                                      .model = TestModel(),
+                                                                      .silence = options.silence});
     auto server = rpc::Server::Start({.listen = options.listen}, "router", {service_.get()});
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     info_.set_grpc_address(server_->address());
-    auto join = JoinClient::Start({.self = info_, .join = options.join, .state = [this] { return State(); }});
+    auto join = JoinClient::Start(
+        {.self = info_, .join = options.join, .state = [this] { return State(); }});
     EXPECT_TRUE(join.ok()) << join.status();
     join_ = *std::move(join);
     AnnounceSelf();
@@ -83,7 +90,9 @@ class TestRouter {
                        .settle = absl::Milliseconds(50),
                        .restart_wait = absl::Milliseconds(300),
                        .repeat = absl::Milliseconds(200)},
-        [this](const std::string& node, const pb::ExpertCommand& command) { service_->SendCommand(node, command); },
+        [this](const std::string& node, const pb::ExpertCommand& command) {
+          service_->SendCommand(node, command);
+        },
         [this] { AnnounceSelf(); });
   }
 
@@ -142,7 +151,8 @@ class TestRouter {
   std::unique_ptr<PlannerThread> planner_;
 };
 
-// A node that obeys: it holds what the last command's target says, and gives up what that command allows.
+// A node that obeys: it holds what the last command's target says, and gives up what that command
+// allows.
 class TestNode {
  public:
   TestNode(const std::string& name, pb::NodeRole role, std::vector<std::string> join)
@@ -151,12 +161,13 @@ class TestNode {
   TestNode(const pb::NodeInfo& info, std::vector<std::string> join) : info_(info) {
     info_.set_routed_expert_bytes(1);
     info_.set_shared_expert_bytes(1);
-    JoinOptions options{.self = info_,
-                        .join = std::move(join),
-                        .state = [this] { return State(); },
-                        .on_view = [this](const NodeList& nodes) { OnView(nodes); },
-                        .on_command = [this](const pb::ExpertCommand& command) { OnCommand(command); },
-                        .resolve_interval = absl::Milliseconds(20)};
+    JoinOptions options{
+        .self = info_,
+        .join = std::move(join),
+        .state = [this] { return State(); },
+        .on_view = [this](const NodeList& nodes) { OnView(nodes); },
+        .on_command = [this](const pb::ExpertCommand& command) { OnCommand(command); },
+        .resolve_interval = absl::Milliseconds(20)};
     auto client = JoinClient::Start(std::move(options));
     EXPECT_TRUE(client.ok()) << client.status();
     client_ = *std::move(client);

@@ -7,7 +7,8 @@
 namespace atl::cluster {
 namespace {
 
-pb::Announcement Node(const std::string& name, pb::NodeRole role, std::vector<LayerExpert> holds = {}) {
+pb::Announcement Node(const std::string& name, pb::NodeRole role,
+                      std::vector<LayerExpert> holds = {}) {
   pb::Announcement node;
   *node.mutable_info() = TestInfo(name, role);
   node.mutable_info()->set_incarnation(1);
@@ -37,10 +38,11 @@ TEST(AnnouncementsTest, ExpertListsGoThereAndBackSortedAndOnce) {
 }
 
 TEST(AnnouncementsTest, PlacementListsHoldersAndPassesOverWhatTheModelHasNot) {
-  const auto placement = MakePlacement(List({Node("a", pb::NODE_ROLE_ATTENTION, {{0, 0}}),
-                                             Node("e0", pb::NODE_ROLE_EXPERT, {{0, 0}, {0, 8}, {0, 9}, {7, 0}}),
-                                             Node("e1", pb::NODE_ROLE_EXPERT, {{0, 0}, {1, 3}})}),
-                                       TestModel(), 5);
+  const auto placement =
+      MakePlacement(List({Node("a", pb::NODE_ROLE_ATTENTION, {{0, 0}}),
+                          Node("e0", pb::NODE_ROLE_EXPERT, {{0, 0}, {0, 8}, {0, 9}, {7, 0}}),
+                          Node("e1", pb::NODE_ROLE_EXPERT, {{0, 0}, {1, 3}})}),
+                    TestModel(), 5);
   EXPECT_EQ(placement->version, 5);
   EXPECT_EQ(placement->nodes, (std::vector<std::string>{"e0", "e1"}));
   ASSERT_EQ(placement->holders.size(), 2);
@@ -70,8 +72,9 @@ TEST(AnnouncementsTest, DenseLayersAreNeverMissing) {
 }
 
 TEST(AnnouncementsTest, TheLiveRouterOfLowestRankPlansThenTheFirstByName) {
-  std::vector<pb::Announcement> nodes = {Node("a", pb::NODE_ROLE_ROUTER), Node("b", pb::NODE_ROLE_ROUTER),
-                                         Node("c", pb::NODE_ROLE_ROUTER), Node("d", pb::NODE_ROLE_EXPERT)};
+  std::vector<pb::Announcement> nodes = {
+      Node("a", pb::NODE_ROLE_ROUTER), Node("b", pb::NODE_ROLE_ROUTER),
+      Node("c", pb::NODE_ROLE_ROUTER), Node("d", pb::NODE_ROLE_EXPERT)};
   nodes[0].mutable_info()->set_rank(2);
   nodes[1].mutable_info()->set_rank(1);
   nodes[2].mutable_info()->set_rank(1);
@@ -97,7 +100,8 @@ TEST(ClusterStateTest, TellsStructureFromLoadAndNothingTwice) {
   EXPECT_EQ(state.snapshot()->nodes[0]->state().queued_rows(), 5);
   node.mutable_state()->set_draining(true);
   EXPECT_TRUE(state.Announce(node).ok());
-  EXPECT_EQ(changes, (std::vector{ViewChange::kStructure, ViewChange::kLoad, ViewChange::kStructure}));
+  EXPECT_EQ(changes,
+            (std::vector{ViewChange::kStructure, ViewChange::kLoad, ViewChange::kStructure}));
 }
 
 TEST(ClusterStateTest, OneIncarnationOfANameLivesAtATime) {

@@ -26,10 +26,12 @@ TEST(AddressTest, RefusesWhatIsNoAddress) {
 }
 
 TEST(AddressTest, PlaintextStaysOnThisMachineUnlessAllowed) {
-  for (const char* local : {"127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "localhost:1", "unix:/run/a", "unix:@a"}) {
+  for (const char* local :
+       {"127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "localhost:1", "unix:/run/a", "unix:@a"}) {
     EXPECT_TRUE(CheckPlaintext("listening on", local, false).ok()) << local;
   }
-  for (const char* remote : {"0.0.0.0:1", ":1", "[::]:1", "10.0.0.1:1", "node-1:1", "128.0.0.1:1", "127.0.0.1"}) {
+  for (const char* remote :
+       {"0.0.0.0:1", ":1", "[::]:1", "10.0.0.1:1", "node-1:1", "128.0.0.1:1", "127.0.0.1"}) {
     const Status refused = CheckPlaintext("listening on", remote, false);
     EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << remote;
     EXPECT_NE(refused.message().find(remote), std::string::npos) << refused;

@@ -52,7 +52,8 @@ std::string Health(const std::string& address, const std::string& service) {
 
 class Described : public pb::ExpertService::CallbackService {
  public:
-  grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context, const pb::DescribeRequest*,
+  grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
+                                     const pb::DescribeRequest*,
                                      pb::DescribeResponse* response) override {
     response->set_name("me");
     auto* reactor = context->DefaultReactor();
@@ -80,10 +81,12 @@ TEST(ServerTest, ServesItsServicesAndReflection) {
   // ServerReflectionRequest{list_services: "*"}; the answer names every service.
   grpc::GenericStub generic(MakeChannel((*server)->address()));
   std::string listed;
-  ASSERT_TRUE(Call((*server)->address(), "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+  ASSERT_TRUE(Call((*server)->address(),
+                   "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
                    std::string("\x3a\x01*", 3), &listed)
                   .ok());
-  for (const char* name : {"atollpb.v1.ExpertService", "grpc.health.v1.Health", "grpc.reflection.v1alpha"}) {
+  for (const char* name :
+       {"atollpb.v1.ExpertService", "grpc.health.v1.Health", "grpc.reflection.v1alpha"}) {
     EXPECT_NE(listed.find(name), std::string::npos) << name;
   }
 }
@@ -96,7 +99,8 @@ TEST(ServerTest, HealthFollowsReadinessOnBothPorts) {
   ASSERT_NE(main_port, health_port);
   for (const std::string& address : {main_port, health_port}) {
     EXPECT_EQ(Health(address, "liveness"), "SERVING");
-    for (const char* name : {"readiness", "", "expert"}) EXPECT_EQ(Health(address, name), "NOT_SERVING") << name;
+    for (const char* name : {"readiness", "", "expert"})
+      EXPECT_EQ(Health(address, name), "NOT_SERVING") << name;
     EXPECT_EQ(Health(address, "router"), "5");  // NOT_FOUND
   }
   for (const bool ready : {true, false}) {
@@ -123,14 +127,16 @@ TEST(ServerTest, APortInUseIsNamed) {
   ASSERT_TRUE(server.ok()) << server.status();
   const auto again = StartServer({.listen = (*server)->address()}, &second);
   EXPECT_EQ(again.status().code(), absl::StatusCode::kAlreadyExists) << again.status();
-  EXPECT_NE(again.status().message().find((*server)->address()), std::string::npos) << again.status();
+  EXPECT_NE(again.status().message().find((*server)->address()), std::string::npos)
+      << again.status();
   const auto health = StartServer({.health_listen = (*server)->address()}, &second);
   EXPECT_EQ(health.status().code(), absl::StatusCode::kAlreadyExists) << health.status();
 }
 
 TEST(ServerTest, RefusesAddressesThatAreNone) {
   Described service;
-  EXPECT_EQ(StartServer({.listen = "here"}, &service).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(StartServer({.listen = "here"}, &service).status().code(),
+            absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(StartServer({.listen = "here", .insecure = true}, &service).status().code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(StartServer({.listen = "203.0.113.7:0", .insecure = true}, &service).status().code(),
@@ -139,7 +145,8 @@ TEST(ServerTest, RefusesAddressesThatAreNone) {
 
 TEST(ServerTest, PlaintextOffThisMachineNeedsInsecure) {
   Described service;
-  EXPECT_EQ(StartServer({.listen = "0.0.0.0:0"}, &service).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(StartServer({.listen = "0.0.0.0:0"}, &service).status().code(),
+            absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(StartServer({.listen = "0.0.0.0:0", .insecure = true}, &service).ok());
   EXPECT_TRUE(StartServer({.health_listen = "0.0.0.0:0"}, &service).ok());
 }
@@ -147,8 +154,8 @@ TEST(ServerTest, PlaintextOffThisMachineNeedsInsecure) {
 // Answers UNAVAILABLE until the third attempt.
 class Flaky : public pb::ExpertService::CallbackService {
  public:
-  grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context, const pb::DescribeRequest*,
-                                     pb::DescribeResponse*) override {
+  grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
+                                     const pb::DescribeRequest*, pb::DescribeResponse*) override {
     auto* reactor = context->DefaultReactor();
     reactor->Finish(++describes < 3 ? ToGrpc(absl::UnavailableError("not yet")) : grpc::Status::OK);
     return reactor;

@@ -21,7 +21,8 @@ TEST(StatusTest, EveryCodeGoesThereAndBack) {
 }
 
 TEST(StatusTest, BadRequestNamesEveryField) {
-  const grpc::Status status = BadRequest({{"sampling.top_p", "expected (0, 1], found 2"}, {"prompt", "is empty"}});
+  const grpc::Status status =
+      BadRequest({{"sampling.top_p", "expected (0, 1], found 2"}, {"prompt", "is empty"}});
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(status.error_message(), "sampling.top_p: expected (0, 1], found 2; prompt: is empty");
   google::rpc::Status full;
@@ -36,7 +37,8 @@ TEST(StatusTest, BadRequestNamesEveryField) {
 }
 
 TEST(StatusTest, RetryInfoCarriesItsDelay) {
-  const grpc::Status status = WithRetryInfo(absl::ResourceExhaustedError("full"), absl::Milliseconds(1250));
+  const grpc::Status status =
+      WithRetryInfo(absl::ResourceExhaustedError("full"), absl::Milliseconds(1250));
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(status.error_message(), "full");
   EXPECT_EQ(RetryDelay(status), absl::Milliseconds(1250));

@@ -1,4 +1,5 @@
-// The three servers in one process, over real gRPC and links on loopback, serving a golden checkpoint.
+// The three servers in one process, over real gRPC and links on loopback, serving a golden
+// checkpoint.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -26,7 +27,8 @@ namespace atl {
 
 namespace pb = ::atollpb::v1;
 
-inline bool Eventually(const std::function<bool()>& condition, absl::Duration timeout = absl::Seconds(60)) {
+inline bool Eventually(const std::function<bool()>& condition,
+                       absl::Duration timeout = absl::Seconds(60)) {
   const absl::Duration give_up = cluster::Uptime() + timeout;
   while (!condition()) {
     if (cluster::Uptime() > give_up) return false;
@@ -35,7 +37,8 @@ inline bool Eventually(const std::function<bool()>& condition, absl::Duration ti
   return true;
 }
 
-inline cluster::NodeOptions TestNodeOptions(const std::string& name, std::vector<std::string> join) {
+inline cluster::NodeOptions TestNodeOptions(const std::string& name,
+                                            std::vector<std::string> join) {
   return {.name = name,
           .model_dir = testing::GoldenCheckpointDir("v2_lite"),
           .profile = "reference",
@@ -51,13 +54,15 @@ T Started(StatusOr<T> server) {
   return server.ok() ? *std::move(server) : nullptr;
 }
 
-inline std::unique_ptr<router::RouterServer> StartRouter(int rank, std::vector<std::string> join = {},
+inline std::unique_ptr<router::RouterServer> StartRouter(int rank,
+                                                         std::vector<std::string> join = {},
                                                          const std::string& listen = "127.0.0.1:0",
                                                          int min_replicas = 1) {
-  router::RouterServerOptions options{.node = TestNodeOptions("router-" + std::to_string(rank), std::move(join)),
-                                      .rank = rank,
-                                      .min_replicas = min_replicas,
-                                      .settle = absl::Milliseconds(100)};
+  router::RouterServerOptions options{
+      .node = TestNodeOptions("router-" + std::to_string(rank), std::move(join)),
+      .rank = rank,
+      .min_replicas = min_replicas,
+      .settle = absl::Milliseconds(100)};
   options.node.listen = listen;
   return Started(router::RouterServer::Start(options));
 }
@@ -65,10 +70,12 @@ inline std::unique_ptr<router::RouterServer> StartRouter(int rank, std::vector<s
 inline std::unique_ptr<expert::ExpertServer> StartExpert(int i, std::vector<std::string> join,
                                                          int64_t budget_bytes = 0) {
   return Started(expert::ExpertServer::Start(
-      {.node = TestNodeOptions("expert-" + std::to_string(i), std::move(join)), .memory_budget_bytes = budget_bytes}));
+      {.node = TestNodeOptions("expert-" + std::to_string(i), std::move(join)),
+       .memory_budget_bytes = budget_bytes}));
 }
 
-inline std::unique_ptr<attention::AttentionServer> StartAttention(int i, std::vector<std::string> join) {
+inline std::unique_ptr<attention::AttentionServer> StartAttention(int i,
+                                                                  std::vector<std::string> join) {
   return Started(attention::AttentionServer::Start(
       {.node = TestNodeOptions("attention-" + std::to_string(i), std::move(join)),
        .engine = {.cache_blocks = 64, .max_step_tokens = 64, .prefill_chunk = 64}}));
@@ -110,7 +117,8 @@ struct Answer {
 };
 
 // Greedy tokens after `prompt`.
-inline Answer Generate(const std::string& router, const std::vector<uint32_t>& prompt, uint32_t max_tokens) {
+inline Answer Generate(const std::string& router, const std::vector<uint32_t>& prompt,
+                       uint32_t max_tokens) {
   auto stub = pb::InferenceService::NewStub(rpc::MakeChannel(router));
   grpc::ClientContext context;
   rpc::SetDeadline(&context, absl::Seconds(120));

@@ -24,7 +24,8 @@ std::string Health(const std::string& address, const std::string& service) {
                  });
   done.WaitForNotification();  // bounded by the call's deadline
   grpc::Slice bytes;
-  if (!status.ok() || !response.DumpToSingleSlice(&bytes).ok() || bytes.size() != 2) return status.error_message();
+  if (!status.ok() || !response.DumpToSingleSlice(&bytes).ok() || bytes.size() != 2)
+    return status.error_message();
   return bytes.begin()[1] == 1 ? "SERVING" : "NOT_SERVING";
 }
 
@@ -38,7 +39,8 @@ class ServersTest : public ::testing::Test {
     address_ = router_->addresses().grpc;
     for (int i = 0; i < experts; ++i) experts_.push_back(StartExpert(i, {address_}));
     attention_ = StartAttention(0, {address_});
-    ASSERT_TRUE(Eventually([&] { return Health(address_, "readiness") == "SERVING" && Balanced(address_, experts); }));
+    ASSERT_TRUE(Eventually(
+        [&] { return Health(address_, "readiness") == "SERVING" && Balanced(address_, experts); }));
   }
 
   void ExpectGolden(const std::string& name = "p1") {
@@ -91,7 +93,8 @@ TEST_F(ServersTest, StatisticsAndPlacementCanBeAskedFor) {
   pb::GetDispatchStatsResponse stats;
   ASSERT_TRUE(stub->GetDispatchStats(&stats_context, {}, &stats).ok());
   uint64_t routed = 0, shared = 0;
-  for (const pb::ExpertRows& rows : stats.experts()) (rows.expert() == 16 ? shared : routed) += rows.rows();
+  for (const pb::ExpertRows& rows : stats.experts())
+    (rows.expert() == 16 ? shared : routed) += rows.rows();
   EXPECT_EQ(routed, shared * 6);  // v2_lite: 6 of 16 experts a row, and the shared one
   EXPECT_EQ(shared % (7 + 15), 0);
   EXPECT_GT(stats.calls(), 0);
@@ -245,7 +248,8 @@ TEST_F(ExpertServiceTest, LoadsDescribesAndGivesUp) {
   const pb::DescribeResponse held = Describe();
   ASSERT_EQ(held.experts_size(), 3);
   EXPECT_EQ(held.experts(1).expert(), 3);
-  EXPECT_EQ(held.memory_held_bytes(), held.experts(0).bytes() + held.experts(1).bytes() + held.experts(2).bytes());
+  EXPECT_EQ(held.memory_held_bytes(),
+            held.experts(0).bytes() + held.experts(1).bytes() + held.experts(2).bytes());
   EXPECT_TRUE(Unload({{1, 3}}).ok());
   EXPECT_EQ(Describe().experts_size(), 2);
   EXPECT_EQ(Unload({{1, 3}}).error_code(), grpc::StatusCode::NOT_FOUND);
@@ -257,7 +261,8 @@ TEST_F(ExpertServiceTest, ForwardAnswersInTheOrderOfThePairs) {
   ASSERT_TRUE(Load({{1, 0}, {1, 3}, {1, 16}}).ok());
   pb::ForwardRequest all = Rows(3);
   const size_t row_bytes = all.x().size() / 3;
-  const std::vector<std::pair<uint32_t, uint32_t>> pairs = {{2, 3}, {0, 16}, {1, 0}, {2, 0}, {0, 3}, {2, 3}};
+  const std::vector<std::pair<uint32_t, uint32_t>> pairs = {{2, 3}, {0, 16}, {1, 0},
+                                                            {2, 0}, {0, 3},  {2, 3}};
   for (const auto& [row, expert] : pairs) {
     all.add_row(row);
     all.add_expert(expert);
@@ -276,7 +281,8 @@ TEST_F(ExpertServiceTest, ForwardAnswersInTheOrderOfThePairs) {
     EXPECT_EQ(alone, together.substr(i * row_bytes, row_bytes)) << "pair " << i;
   }
   EXPECT_NE(together.substr(0, row_bytes), together.substr(row_bytes, row_bytes));
-  EXPECT_EQ(together.substr(0, row_bytes), together.substr(5 * row_bytes, row_bytes));  // the same pair twice
+  EXPECT_EQ(together.substr(0, row_bytes),
+            together.substr(5 * row_bytes, row_bytes));  // the same pair twice
 }
 
 TEST_F(ExpertServiceTest, ForwardRefusesWhatContradictsItself) {
@@ -306,12 +312,15 @@ TEST_F(ExpertServiceTest, PortsInUseAndBadSettingsAreErrorsNotCrashes) {
   EXPECT_EQ(expert::ExpertServer::Start(options).status().code(), absl::StatusCode::kAlreadyExists);
   options.node = TestNodeOptions("expert-1", {});
   options.node.profile = "q3";
-  EXPECT_EQ(expert::ExpertServer::Start(options).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(expert::ExpertServer::Start(options).status().code(),
+            absl::StatusCode::kInvalidArgument);
   options.node = TestNodeOptions("expert-1", {"nowhere"});
-  EXPECT_EQ(expert::ExpertServer::Start(options).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(expert::ExpertServer::Start(options).status().code(),
+            absl::StatusCode::kInvalidArgument);
   options.node = TestNodeOptions("expert-1", {});
   options.node.listen = "0.0.0.0:0";
-  EXPECT_EQ(expert::ExpertServer::Start(options).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(expert::ExpertServer::Start(options).status().code(),
+            absl::StatusCode::kFailedPrecondition);
   options.node = TestNodeOptions("expert-1", {});
   options.node.model_dir = "/nowhere";
   EXPECT_EQ(expert::ExpertServer::Start(options).status().code(), absl::StatusCode::kNotFound);
