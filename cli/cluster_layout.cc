@@ -19,6 +19,7 @@ cluster::NodeOptions ChildNode(const ClusterOptions& options, const std::string&
   node.join = routers;
   node.listen = "127.0.0.1:0";
   node.health_listen = "127.0.0.1:0";
+  node.metrics_listen = "127.0.0.1:0";
   return node;
 }
 
@@ -30,6 +31,8 @@ ChildSpec RouterChild(const ClusterOptions& options, int idx, const ReservedPort
   router.node.advertise = routers[idx];
   if (idx == 0 && !options.node.health_listen.empty())
     router.node.health_listen = options.node.health_listen;
+  if (idx == 0 && !options.node.metrics_listen.empty())
+    router.node.metrics_listen = options.node.metrics_listen;
   router.rank = idx;
   router.max_concurrent_requests = options.max_concurrent_requests;
   router.max_queued_requests = options.max_queued_requests;

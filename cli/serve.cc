@@ -4,10 +4,14 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "attention_service/engine_metrics.h"
 #include "attention_service/service.h"
 #include "base/log.h"
+#include "expert_service/expert_metrics.h"
 #include "local/local_stack.h"
+#include "metrics/metrics_server.h"
 #include "router_service/front_door/front_door.h"
+#include "router_service/router_metrics.h"
 #include "rpc/server.h"
 
 namespace atl::cli {
@@ -61,6 +65,9 @@ class ServeProcessImpl : public ServeProcess {
                                                       .health_listen = options.node.health_listen,
                                                       .insecure = options.node.insecure},
                                                      "router", services));
+    if (!options.node.metrics_listen.empty()) {
+      ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options.node.metrics_listen, [this] { return Metrics(); }));
+    }
     server_->SetReady(true);
     return absl::OkStatus();
   }
@@ -73,7 +80,9 @@ class ServeProcessImpl : public ServeProcess {
   }
 
   cluster::NodeAddresses addresses() const override {
-    return {.grpc = server_->address(), .health = server_->health_address()};
+    return {.grpc = server_->address(),
+            .health = server_->health_address(),
+            .metrics = metrics_ != nullptr ? metrics_->address() : ""};
   }
 
   void DrainAndStop() override {
@@ -89,6 +98,15 @@ class ServeProcessImpl : public ServeProcess {
   }
 
  private:
+  std::vector<metrics::Family> Metrics() const {
+    std::vector<metrics::Family> all = router::RouterMetrics(*front_door_, *stack_->dispatcher());
+    for (auto&& family : attention::EngineMetrics(stack_->engine()->stats())) all.push_back(std::move(family));
+    for (auto&& family : expert::ExpertMetrics(stack_->store(0), stack_->expert_engine(0)->stats())) {
+      all.push_back(std::move(family));
+    }
+    return all;
+  }
+
   absl::Duration drain_timeout_;
   std::unique_ptr<local::LocalStack> stack_;
   front_door::ServedModel model_;
@@ -96,6 +114,7 @@ class ServeProcessImpl : public ServeProcess {
   std::unique_ptr<front_door::FrontDoor> front_door_;
   std::unique_ptr<attention::AttentionServiceImpl> attention_service_;
   std::unique_ptr<rpc::Server> server_;
+  std::unique_ptr<metrics::MetricsServer> metrics_;  // goes first: it reads the others
 };
 
 }  // namespace

@@ -13,8 +13,10 @@
 #include "cluster/loop_thread.h"
 #include "cluster/node_info.h"
 #include "cluster/uptime.h"
+#include "expert_service/expert_metrics.h"
 #include "expert_service/loader.h"
 #include "expert_service/service.h"
+#include "metrics/metrics_server.h"
 #include "model/checkpoint.h"
 #include "rpc/server.h"
 
@@ -67,6 +69,7 @@ class ExpertServerImpl : public ExpertServer {
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<ExpertServiceAdapter> service_;
   std::unique_ptr<rpc::Server> server_;
+  std::unique_ptr<metrics::MetricsServer> metrics_;
   std::unique_ptr<cluster::JoinClient> join_;
   // The loader's way to server_ and join_, which come and go while it runs.
   absl::Mutex mu_;
@@ -134,6 +137,11 @@ Status ExpertServerImpl::Serve() {
   info_.set_grpc_address(address);
   addresses_ = {
       .grpc = server_->address(), .data = acceptor_->data_address(), .health = server_->health_address()};
+  if (!options_.node.metrics_listen.empty()) {
+    ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options_.node.metrics_listen,
+                                                                 [this] { return ExpertMetrics(*store_, engine_->stats()); }));
+    addresses_.metrics = metrics_->address();
+  }
   return absl::OkStatus();
 }
 
@@ -203,6 +211,7 @@ void ExpertServerImpl::Stop() {
     absl::MutexLock lock(&mu_);
     serving_ = false;
   }
+  metrics_.reset();
   join_.reset();
   if (loader_ != nullptr) loader_->Stop();  // what waits for it is answered before the server waits for the answers
   server_.reset();

@@ -18,6 +18,7 @@
 #include "cluster/node_info.h"
 #include "cluster/planner_thread.h"
 #include "cluster/uptime.h"
+#include "metrics/metrics_server.h"
 #include "model/checkpoint.h"
 #include "router_service/attention_nodes.h"
 #include "router_service/dispatch/dispatch_server.h"
@@ -27,6 +28,7 @@
 #include "router_service/front_door/front_door.h"
 #include "router_service/readiness.h"
 #include "router_service/service.h"
+#include "router_service/router_metrics.h"
 #include "rpc/server.h"
 
 namespace atl::router {
@@ -94,6 +96,7 @@ class RouterServerImpl : public RouterServer {
   std::unique_ptr<cluster::ClusterService> cluster_service_;
   std::unique_ptr<RouterServiceAdapter> router_service_;
   std::unique_ptr<rpc::Server> server_;
+  std::unique_ptr<metrics::MetricsServer> metrics_;
   std::unique_ptr<cluster::JoinClient> join_;
   std::unique_ptr<cluster::PlannerThread> planner_;
   // What the loop and the planner's thread may reach of what comes and goes while they run.
@@ -184,6 +187,11 @@ Status RouterServerImpl::Serve() {
   info_.set_grpc_address(address);
   addresses_ = {
       .grpc = server_->address(), .data = acceptor_->data_address(), .health = server_->health_address()};
+  if (!options_.node.metrics_listen.empty()) {
+    ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options_.node.metrics_listen,
+                                                                 [this] { return RouterMetrics(*front_door_, *dispatcher_); }));
+    addresses_.metrics = metrics_->address();
+  }
   return absl::OkStatus();
 }
 
@@ -318,6 +326,7 @@ void RouterServerImpl::Stop(absl::Duration grace) {
     joined_ = nullptr;
     planning_ = nullptr;
   }
+  metrics_.reset();
   planner_.reset();
   join_.reset();
   if (front_door_ != nullptr) front_door_->EndAll();
