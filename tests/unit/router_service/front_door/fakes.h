@@ -191,9 +191,8 @@ struct FakeSink : ResponseSink {
 };
 
 inline ResolvedRequest TestRequest(std::vector<uint32_t> prompt, uint32_t max_tokens) {
-  ResolvedRequest request;
-  request.request_id = "r";
-  request.start.set_request_id("r#1");
+  ResolvedRequest request{.request_id = "r"};
+  request.start.set_request_id(absl::StrFormat("%s#1", request.request_id));
   request.start.mutable_prompt_ids()->Add(prompt.begin(), prompt.end());
   request.start.mutable_sampling()->set_seed(7);
   request.start.set_max_tokens(max_tokens);
