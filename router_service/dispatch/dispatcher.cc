@@ -112,16 +112,14 @@ void Dispatcher::State::Finish(uint64_t call_id, StatusOr<Buffer> y) {
 void Dispatcher::State::Forget(Call* call) {
   for (uint64_t timer : call->timers()) loop->CancelTimer(timer);
   for (uint64_t work_id : call->works) {
-    const auto it = works.find(work_id);
-    if (it == works.end()) continue;
-    const auto node = nodes.find(it->second.node);
-    if (node != nodes.end()) {
-      node->second.outstanding_rows -= it->second.pairs.size();
-      // Best effort: a node that never hears of it computes for nothing, and the answer is dropped.
-      node->second.link->Send({.type = FrameType::kCancel, .call_id = work_id}, Buffer())
-          .IgnoreError();
-    }
-    works.erase(it);
+    const auto work = works.extract(work_id);
+    if (work.empty()) continue;
+    const auto node = nodes.find(work.mapped().node);
+    if (node == nodes.end()) continue;
+    node->second.outstanding_rows -= work.mapped().pairs.size();
+    // Best effort: a node that never hears of it computes for nothing, and the answer is dropped.
+    node->second.link->Send({.type = FrameType::kCancel, .call_id = work_id}, Buffer())
+        .IgnoreError();
   }
   num_calls.fetch_sub(1);
 }
