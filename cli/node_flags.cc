@@ -75,6 +75,8 @@ void AddListenFlags(FlagSet* flags, cluster::NodeOptions* node) {
   flags->Add("--listen", &node->listen, "HOST:PORT of gRPC; port 0 takes a free one");
   flags->Add("--health-listen", &node->health_listen,
              "HOST:PORT with grpc.health.v1 alone; empty: none");
+  flags->Add("--metrics-listen", &node->metrics_listen,
+             "HOST:PORT of Prometheus metrics, at /metrics; empty: none");
 }
 
 void AddJoinFlags(FlagSet* flags, cluster::NodeOptions* node) {
@@ -122,6 +124,7 @@ Status CheckNodeOptions(const cluster::NodeOptions& node) {
   ATL_RETURN_IF_ERROR(CheckAddress("--advertise", node.advertise));
   ATL_RETURN_IF_ERROR(CheckAddress("--data-listen", node.data_listen));
   ATL_RETURN_IF_ERROR(CheckAddress("--health-listen", node.health_listen));
+  ATL_RETURN_IF_ERROR(CheckAddress("--metrics-listen", node.metrics_listen));
   for (const std::string& join : node.join) ATL_RETURN_IF_ERROR(CheckJoin(join));
   for (const std::string& kind : node.links) {
     if (kind != "unix" && kind != "tcp")
@@ -142,6 +145,7 @@ std::vector<std::string> NodeArguments(const cluster::NodeOptions& node,
   arguments.Add("--links", Join(node.links));
   arguments.Add("--data-listen", node.data_listen);
   arguments.Add("--health-listen", node.health_listen);
+  arguments.Add("--metrics-listen", node.metrics_listen);
   arguments.Add("--isa", node.isa);
   arguments.Add("--threads", int64_t{node.threads});
   arguments.Add("--zone", node.zone);
