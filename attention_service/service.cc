@@ -49,10 +49,10 @@ class RunReactor : public grpc::ServerBidiReactor<pb::RunRequest, pb::RunRespons
   }
 
   void OnWriteDone(bool ok) override {
-    std::lock_guard lock(mu_);
-    writing_ = false;
-    if (!ok) has_pending_ = false;  // the client is gone: OnCancel ends the run
-    WriteNext();
+    Update([&] {
+      writing_ = false;
+      if (!ok) has_pending_ = false;  // the client is gone: OnCancel ends the run
+    });
   }
 
   void OnDone() override {
@@ -69,29 +69,38 @@ class RunReactor : public grpc::ServerBidiReactor<pb::RunRequest, pb::RunRespons
   };
 
   void Push(pb::RunResponse response) {
-    std::lock_guard lock(mu_);
-    pending_.MergeFrom(response);
-    has_pending_ = true;
-    WriteNext();
+    Update([&] {
+      pending_.MergeFrom(response);
+      has_pending_ = true;
+    });
   }
 
   void End(const Status& status) {
-    std::lock_guard lock(mu_);
-    if (!end_.has_value()) end_ = status;
-    WriteNext();
+    Update([&] {
+      if (!end_.has_value()) end_ = status;
+    });
   }
 
-  void WriteNext() {
-    if (writing_ || finished_) return;
-    if (has_pending_) {
-      outgoing_ = std::exchange(pending_, pb::RunResponse());
-      has_pending_ = false;
-      writing_ = true;
-      StartWrite(&outgoing_);
-    } else if (end_.has_value()) {
-      finished_ = true;
-      Finish(rpc::ToGrpc(*end_));
+  // Changes what there is to say, then says the next of it. Finish comes last and with no lock held: OnDone, which deletes
+  // the reactor, may follow on another thread at once.
+  template <typename Change>
+  void Update(Change change) {
+    std::optional<Status> end;
+    {
+      std::lock_guard lock(mu_);
+      change();
+      if (writing_ || finished_) return;
+      if (has_pending_) {
+        outgoing_ = std::exchange(pending_, pb::RunResponse());
+        has_pending_ = false;
+        writing_ = true;
+        StartWrite(&outgoing_);
+      } else if (end_.has_value()) {
+        finished_ = true;
+        end = end_;
+      }
     }
+    if (end.has_value()) Finish(rpc::ToGrpc(*end));
   }
 
   Engine* const engine_;
