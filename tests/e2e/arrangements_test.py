@@ -60,19 +60,28 @@ class ArrangementsTest(unittest.TestCase):
         for experts, dispatch, link in arrangements:
             self.check_cluster(experts, dispatch, link)
 
-    @unittest.skipUnless(FULL, "with --full")
+
+class MoreArrangements:
+    """With --full only."""
+
     def test_many_routers_and_attention_nodes(self):
         for attention in (2, 3):
             for dispatch in ("service", "inline"):
                 self.check_cluster(3, dispatch, "unix", routers=2, attention=attention)
 
-    @unittest.skipUnless(FULL, "with --full")
     def test_sizes_of_the_engine_do_not_matter(self):
         for flags in (["--prefill-chunk", "1"], ["--prefill-chunk", "7"], ["--prefix-cache", "false"],
                       ["--micro-batches", "1"], ["--threads", "1"], ["--threads", "4"], ["--isa", "portable"],
                       ["--cache-blocks", "40"]):
             with self.subTest(flags), Serve(flags=flags) as server:
                 self.assertEqual(answers(server), self.expected)
+
+
+if FULL:
+    class FullArrangementsTest(MoreArrangements, ArrangementsTest):
+        """All of ArrangementsTest over more arrangements, and the above."""
+
+    del ArrangementsTest
 
 
 if __name__ == "__main__":

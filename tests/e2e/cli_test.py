@@ -79,25 +79,25 @@ class GenerateTest(unittest.TestCase):
         self.assertIn("--max-tokens", self.generate("--max-tokns", "5", "x", code=2).stderr)
 
     def test_ctrl_c_ends_an_answer_with_code_130(self):
-        process = subprocess.Popen([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--ignore-eos",
-                                    "--max-tokens", "2000", "Hello"], stdout=subprocess.PIPE)
-        process.stdout.read(1)
-        process.send_signal(signal.SIGINT)
-        process.stdout.read()
-        self.assertEqual(process.wait(20), 130)
+        with subprocess.Popen([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--ignore-eos",
+                               "--max-tokens", "2000", "Hello"], stdout=subprocess.PIPE) as process:
+            process.stdout.read(1)
+            process.send_signal(signal.SIGINT)
+            process.stdout.read()
+            self.assertEqual(process.wait(20), 130)
         wait_until(lambda: CLUSTER.process_named("attention-0")["holds"]["sequences"] == 0, 10, "the sequence's end")
 
     def test_goes_on_at_another_router_when_its_own_is_killed(self):
         request = ["--ignore-eos", "--max-tokens", "600", "--temperature", "1", "--seed", "4", "Hello"]
         wanted = self.generate("--ids", *request).stdout
-        process = subprocess.Popen([paths.binary("atoll"), "generate", "--ids", "--address",
-                                    f"{CLUSTER.address(1)},{CLUSTER.address(0)}", *request], stdout=subprocess.PIPE,
-                                   text=True)
-        first = process.stdout.read(20)
-        old = CLUSTER.process_named("router-1")
-        os.kill(old["pid"], signal.SIGKILL)
-        rest = process.stdout.read()
-        self.assertEqual(process.wait(60), 0)
+        with subprocess.Popen([paths.binary("atoll"), "generate", "--ids", "--address",
+                               f"{CLUSTER.address(1)},{CLUSTER.address(0)}", *request], stdout=subprocess.PIPE,
+                              text=True) as process:
+            first = process.stdout.read(20)
+            old = CLUSTER.process_named("router-1")
+            os.kill(old["pid"], signal.SIGKILL)
+            rest = process.stdout.read()
+            self.assertEqual(process.wait(60), 0)
         self.assertEqual(first + rest, wanted)
         wait_until(lambda: (CLUSTER.process_named("router-1") or old)["pid"] != old["pid"], 20, "router-1 back")
 
@@ -176,6 +176,47 @@ class ToolsTest(unittest.TestCase):
             own = subprocess.run([paths.binary(f"atoll-{role}"), "--help"], stdout=subprocess.PIPE, text=True, check=True)
             same = atoll(role, "--help")
             self.assertEqual(own.stdout.replace(f"atoll-{role}", f"atoll {role}"), same.stdout)
+
+
+class LocalToolsTest(unittest.TestCase):
+    def test_the_default_profile_is_as_near_to_the_reference_as_promised(self):
+        texts = os.path.join(DEMO, "making", "corpus", "paragraphs.txt")
+        ended = atoll("verify", "--model", DEMO, "--texts", texts, "--max-kl", "0.005", "--min-top1", "0.99")
+        self.assertEqual(ended.returncode, 0, ended.stdout + ended.stderr)
+        self.assertRegex(ended.stdout, r"^bf16 against reference at \d{4,} positions\n")
+        # The same command fails where a bound is passed.
+        self.assertEqual(atoll("verify", "--model", DEMO, "--texts", texts, "--max-kl", "1e-12").returncode, 1)
+
+    def test_the_reference_is_at_no_distance_from_itself(self):
+        ended = atoll("verify", "--model", DEMO, "--profile", "reference", "--max-tokens", "40")
+        self.assertIn("mean KL divergence        0 nats (largest 0)", ended.stdout)
+        self.assertIn("same most likely token    100.000 %", ended.stdout)
+
+    def test_plan_counts_published_models_and_refuses_unknown_ones(self):
+        self.assertIn("671.03 B", atoll("plan", "--model", "v3").stdout)
+        unknown = atoll("plan", "--model", "v7")
+        self.assertEqual(unknown.returncode, 1)
+        self.assertIn("v7", unknown.stderr)
+        self.assertEqual(atoll("plan").returncode, 2)
+
+    def test_a_made_model_is_served_with_ids_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = os.path.join(folder, "model")
+            make = ["make-model", "--preset", "v2-lite", "--layers", "2", "--experts", "8", "--set",
+                    "vocab_size=512,bos_token_id=0,eos_token_id=1,hidden_size=256,moe_intermediate_size=64,"
+                    "intermediate_size=256", "--out", model]
+            made = atoll(*make)
+            self.assertEqual(made.returncode, 0, made.stderr)
+            again = atoll(*make)
+            self.assertEqual(again.returncode, 1)
+            self.assertIn(model, again.stderr)
+            with Serve(model=model) as server:
+                ask = ["generate", "--address", server.address(), "--max-tokens", "6", "--ignore-eos"]
+                ids = atoll(*ask, "--token-ids", "1,2,3").stdout.split()
+                self.assertEqual(len(ids), 6)
+                refused = atoll(*ask, "text")
+                self.assertEqual(refused.returncode, 1)
+                self.assertIn("tokenizer.json", refused.stderr)
 
 
 class ServeTest(unittest.TestCase):

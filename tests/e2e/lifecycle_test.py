@@ -48,13 +48,21 @@ class RestartTest(unittest.TestCase):
                     old = cluster.process_named(name)
                     os.kill(old["pid"], signal.SIGKILL)
                     killed = time.monotonic()
-                    wait_until(lambda: (cluster.process_named(name) or old)["pid"] != old["pid"], 10, f"a new {name}")
-                    # Back-off of 0.1 s, start, join: within a second on an idle machine; tests share theirs.
-                    self.assertLess(time.monotonic() - killed, 5)
                     with cluster.client() as client:
+                        wait_until(lambda: self.is_used_again(client, old), 10, f"a new {name}")
+                        self.assertLess(time.monotonic() - killed, 1)  # back-off of 0.1 s, start, join, load
                         self.assertEqual(client.generate(api.chat_request("What is MLA?", max_tokens=5)).token_ids[:3],
                                          [1206, 784, 365])
-            wait_until(lambda: cluster.process_named("expert-1")["holds"]["experts"] > 0, 10, "experts at expert-1")
+                    wait_until(lambda: (cluster.process_named(name) or old)["pid"] != old["pid"], 5, "its entry")
+            wait_until(lambda: cluster.process_named("expert-1")["holds"]["experts"] > 0, 5, "experts at expert-1")
+
+    @staticmethod
+    def is_used_again(client, old):
+        """The router lists another process of that name; an expert node has loaded experts."""
+        for node in client.snapshot().view.nodes:
+            if node.info.name == old["name"] and node.info.pid != old["pid"]:
+                return old["role"] != "expert" or len(node.state.holds) > 0
+        return False
 
     def test_restart_never_leaves_it_down(self):
         with Cluster(attention=2, flags=["--restart", "never"]) as cluster:

@@ -108,6 +108,50 @@ class ReadmeTest(unittest.TestCase):
             wait_until(lambda: not is_alive(pid), 30, "the cluster's end")
 
 
+class PackagesTest(unittest.TestCase):
+    """What ./dev does where packages are missing, with scripts in place of the system's tools."""
+
+    def run_dev(self, uid, sudo_works):
+        with tempfile.TemporaryDirectory() as folder:
+            log = os.path.join(folder, "log")
+            tools = {
+                "id": f"echo {uid}",
+                "dpkg-query": "exit 1",
+                "sudo": f'[ {int(sudo_works)} = 1 ] || exit 1; [ "$1" = -n ] && shift; exec "$@"',
+                "env": 'shift; exec "$@"',
+                "apt-get": f'echo "$*" >>{log}',
+                "cmake": "exit 1",
+            }
+            for name, body in tools.items():
+                path = os.path.join(folder, name)
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(f"#!/bin/bash\n{body}\n")
+                os.chmod(path, 0o755)
+            ended = run(["/bin/bash", "./dev", "build"], stdin=subprocess.DEVNULL,
+                        env={**os.environ, "PATH": folder + ":" + os.environ["PATH"],
+                             "ATOLL_BUILD": os.path.join(folder, "build")})
+            installed = ""
+            if os.path.exists(log):
+                with open(log, encoding="utf-8") as file:
+                    installed = file.read()
+            return ended, installed
+
+    def test_root_installs_and_says_what(self):
+        ended, installed = self.run_dev(uid=0, sudo_works=False)
+        self.assertRegex(ended.stdout, r"installing with apt-get: build-essential .*libgrpc\+\+-dev")
+        self.assertRegex(installed, r"^update -qq\ninstall -y .*libgrpc\+\+-dev")
+
+    def test_a_user_with_sudo_installs(self):
+        _, installed = self.run_dev(uid=1000, sudo_works=True)
+        self.assertRegex(installed, r"^update -qq\ninstall -y .*libgrpc\+\+-dev")
+
+    def test_a_user_who_may_not_install_is_told_what_is_missing(self):
+        ended, installed = self.run_dev(uid=1000, sudo_works=False)
+        self.assertEqual(ended.returncode, 1)
+        self.assertEqual(installed, "")
+        self.assertRegex(ended.stderr, r"packages are missing .*\n +apt-get update && apt-get install .*libgrpc\+\+-dev")
+
+
 class DevTest(unittest.TestCase):
     def test_help_names_every_command_of_the_script(self):
         out = run(["./dev", "help"]).stdout

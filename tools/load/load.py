@@ -4,10 +4,14 @@
     load.py [--requests 200] [--concurrency 16] [--routers 2 --attention 2 --experts 4]
 
 Prints p50, p95 and p99 of the calls' times. Exit code 1 if a call failed or an answer differs.
+
+Answers are read from ghz's debug log, which drops lines: of each kind it writes the first 100 a second. Unary calls are
+therefore limited to 90 a second. Streams log a line a message, so they run twice: once at full speed, where statuses are
+checked and times taken, and once with an own ghz for each concurrent client, one call a second each, where all answers
+are compared.
 """
 
 import argparse
-import collections
 import json
 import os
 import subprocess
@@ -16,9 +20,10 @@ import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-from google.protobuf import json_format  # noqa: E402
+from google.protobuf import json_format, text_format  # noqa: E402
 
 from atoll_client import api, cluster, paths  # noqa: E402
+from atollpb.v1 import inference_pb2  # noqa: E402
 
 QUESTIONS = ["What is MLA?", "What happens when an expert node dies?", "Does the text change when a node fails?",
              "How does the latent cache save memory?", "Are tokens dropped?", "count to ten", "who made you", "Hello"]
@@ -27,9 +32,10 @@ CALL_TIMEOUT_S = 120
 
 
 def mixed_requests():
-    """Conversations, texts and ids, short and long, greedy and sampled with a seed."""
+    """Conversations, texts and ids, short and long, greedy and sampled with a seed. At most 48 tokens, so that two streams
+    in one second stay under ghz's 100 lines."""
     requests = [api.chat_request(question, max_tokens=48) for question in QUESTIONS]
-    requests += [api.text_request(text, max_tokens=64, temperature=0) for text in TEXTS]
+    requests += [api.text_request(text, max_tokens=48, temperature=0) for text in TEXTS]
     requests += [api.chat_request(QUESTIONS[i], max_tokens=24 + 8 * i, temperature=0.9, top_p=0.95, seed=1000 + i)
                  for i in range(4)]
     long_prompt = [("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(QUESTIONS[:7])]
@@ -63,76 +69,115 @@ def add_stream_message(answer, message):
 
 def logged_answers(debug_log, streaming):
     """GenerateResponses that ghz has logged, in any order. A worker makes one call after another."""
-    messages = paths_messages()
     answers, open_streams = [], {}
     with open(debug_log, encoding="utf-8") as file:
         for line in file:
             entry = json.loads(line)
-            response = entry.get("response")
-            if not streaming and entry.get("message", entry.get("msg")) == "Received response":
-                answers.append(json_format.Parse(response, messages.GenerateResponse()))
-            elif streaming and entry.get("message", entry.get("msg")) == "Receive message" and response:
-                text = response if isinstance(response, str) else json.dumps(response)
-                message = json_format.Parse(text, messages.GenerateStreamResponse())
-                answer = open_streams.setdefault(entry["workerID"], messages.GenerateResponse())
+            if not streaming and entry["message"] == "Received response":
+                answers.append(json_format.Parse(entry["response"], inference_pb2.GenerateResponse()))
+            elif streaming and entry["message"] == "Receive message" and entry.get("response"):
+                # Of streams ghz logs the text format, of unary calls JSON.
+                message = text_format.Parse(entry["response"], inference_pb2.GenerateStreamResponse())
+                answer = open_streams.setdefault(entry["workerID"], inference_pb2.GenerateResponse())
                 add_stream_message(answer, message)
                 if message.finish_reason:
                     answers.append(open_streams.pop(entry["workerID"]))
     return answers
 
 
-def paths_messages():
-    from atollpb.v1 import inference_pb2
-    return inference_pb2
-
-
-def run_ghz(address, method, requests, arguments, folder):
-    """ghz's report, and the answers it has logged."""
-    data_path, report_path, log_path = (os.path.join(folder, f"{method}.{end}") for end in ("data", "json", "log"))
+def ghz_data(requests, first, name):
+    """The requests from the first one on, round; each call gets an id of its own that tells which request it was."""
     data = []
-    for i, request in enumerate(requests):
-        entry = json_format.MessageToDict(request)
-        entry["requestId"] = f"load-{i}-{{{{.RequestNumber}}}}"
+    for i in range(len(requests)):
+        idx = (first + i) % len(requests)
+        entry = json_format.MessageToDict(requests[idx])
+        entry["requestId"] = f"{idx}-{name}-{{{{.RequestNumber}}}}"
         data.append(entry)
-    with open(data_path, "w", encoding="utf-8") as file:
-        json.dump(data, file)
-    subprocess.run([
-        os.path.join(paths.BUILD, "tools", "ghz"), "--insecure", "--call", f"atollpb.v1.InferenceService.{method}",
-        "--data-file", data_path, "--total", str(arguments.requests), "--concurrency", str(arguments.concurrency),
-        "--timeout", f"{CALL_TIMEOUT_S}s", "--format", "json", "--output", report_path, "--debug", log_path, address
-    ], check=True)
-    with open(report_path, encoding="utf-8") as file:
-        report = json.load(file)
-    return report, logged_answers(log_path, streaming=method == "GenerateStream")
+    return data
 
 
-def check(report, answers, expected, num_requests):
+class Ghz:
+    """One run of ghz under way. Folder, method and name make its files' names."""
+
+    def __init__(self, address, method, requests, folder, name="0", first=0, total=1, concurrency=1, rps=0, log=True):
+        self.streaming = method == "GenerateStream"
+        self.report_path, self.log_path, data_path = (os.path.join(folder, f"{method}-{name}.{end}")
+                                                      for end in ("json", "log", "data"))
+        with open(data_path, "w", encoding="utf-8") as file:
+            json.dump(ghz_data(requests, first, name), file)
+        command = [
+            os.path.join(paths.BUILD, "tools", "ghz"), "--insecure", "--call", f"atollpb.v1.InferenceService.{method}",
+            "--data-file", data_path, "--total", str(total), "--concurrency", str(concurrency), "--rps", str(rps),
+            "--timeout", f"{CALL_TIMEOUT_S}s", "--format", "json", "--output", self.report_path
+        ]
+        self.process = subprocess.Popen(command + (["--debug", self.log_path] if log else []) + [address])
+
+    def report(self):
+        if self.process.wait() != 0:
+            raise RuntimeError(f"ghz ended with code {self.process.returncode}")
+        with open(self.report_path, encoding="utf-8") as file:
+            return json.load(file)
+
+    def answers(self):
+        return logged_answers(self.log_path, self.streaming)
+
+
+def check_statuses(report, num_requests):
+    if report["statusCodeDistribution"] == {"OK": num_requests}:
+        return []
+    return [f"status codes: expected {num_requests} OK, found {report['statusCodeDistribution']}"]
+
+
+def check_answers(answers, expected, num_requests):
     """Problems, as texts."""
     problems = []
-    if report["statusCodeDistribution"] != {"OK": num_requests}:
-        problems.append(f"status codes: expected {num_requests} OK, found {report['statusCodeDistribution']}")
     if len(answers) != num_requests:
         problems.append(f"answers in the log: expected {num_requests}, found {len(answers)}")
-    seen = collections.Counter()
+    seen = set()
     for answer in answers:
-        idx = int(answer.request_id.split("-")[1])
-        seen[idx] += 1
+        idx = int(answer.request_id.split("-")[0])
+        seen.add(idx)
         found = comparable(answer)
-        # Where the request has no seed the server chooses one, which a greedy answer does not depend on.
-        seedless = expected[idx][1]
-        wanted = expected[idx][0]
-        if seedless:
-            found, wanted = ({k: v for k, v in d.items() if k != "seed"} for d in (found, wanted))
+        wanted, has_seed = expected[idx]
+        if not has_seed:  # the server chooses one, which a greedy answer does not depend on
+            found, wanted = ({k: v for k, v in data.items() if k != "seed"} for data in (found, wanted))
         if found != wanted:
             problems.append(f"request {idx}: alone {wanted}, under load {found}")
     if len(seen) != min(len(expected), num_requests):
-        problems.append(f"requests answered: expected {len(expected)} kinds, found {len(seen)}")
+        problems.append(f"expected answers to all of {len(expected)} requests, found {len(seen)}")
     return problems
 
 
-def percentiles(report):
+def unary_load(address, requests, expected, arguments, folder):
+    ghz = Ghz(address, "Generate", requests, folder, total=arguments.requests, concurrency=arguments.concurrency,
+              rps=90)
+    report = ghz.report()
+    answers = ghz.answers()
+    problems = check_statuses(report, arguments.requests) + check_answers(answers, expected, arguments.requests)
+    tell("Generate", report, len(answers), problems)
+    return problems
+
+
+def streaming_load(address, requests, expected, arguments, folder):
+    report = Ghz(address, "GenerateStream", requests, folder, total=arguments.requests,
+                 concurrency=arguments.concurrency, log=False).report()
+    problems = check_statuses(report, arguments.requests)
+    each = -(-arguments.requests // arguments.concurrency)
+    clients = [Ghz(address, "GenerateStream", requests, folder, name=str(i + 1), first=i * each, total=each, rps=1)
+               for i in range(arguments.concurrency)]
+    for client in clients:
+        problems += check_statuses(client.report(), each)
+    answers = [answer for client in clients for answer in client.answers()]
+    problems += check_answers(answers, expected, each * arguments.concurrency)
+    tell("GenerateStream", report, len(answers), problems)
+    return problems
+
+
+def tell(method, report, num_answers, problems):
     by_share = {entry["percentage"]: entry["latency"] / 1e6 for entry in report["latencyDistribution"]}
-    return ", ".join(f"p{share} {by_share[share]:.0f} ms" for share in (50, 95, 99))
+    times = ", ".join(f"p{share} {by_share[share]:.0f} ms" for share in (50, 95, 99))
+    print(f"{method}: {report['count']} calls, {report['rps']:.1f} a second, {times}; {num_answers} answers compared, "
+          f"{len(problems)} problems")
 
 
 def main():
@@ -151,14 +196,10 @@ def main():
         print(f"cluster: {arguments.routers} routers, {arguments.attention} attention nodes, {arguments.experts} "
               f"expert nodes; {arguments.requests} requests of {len(requests)} kinds, {arguments.concurrency} at once")
         with nodes.client() as client:
-            expected = [(comparable(client.generate(request, CALL_TIMEOUT_S)), not request.sampling.HasField("seed"))
+            expected = [(comparable(client.generate(request, CALL_TIMEOUT_S)), request.sampling.HasField("seed"))
                         for request in requests]
-        for method in ("Generate", "GenerateStream"):
-            report, answers = run_ghz(nodes.address(), method, requests, arguments, folder)
-            found = check(report, answers, expected, arguments.requests)
-            print(f"{method}: {report['count']} calls, {report['rps']:.1f} a second, {percentiles(report)}; "
-                  f"{len(answers)} answers compared, {len(found)} problems")
-            problems += found
+        for load in (unary_load, streaming_load):
+            problems += load(nodes.address(), requests, expected, arguments, folder)
     for problem in problems[:20]:
         print(problem)
     return 1 if problems else 0
