@@ -212,6 +212,7 @@ bool Engine::StepOnce() {
   hidden_.resize(wanted_.size() * weights_->config.hidden_size);
   const Status status = runner_.Run(step_.rows, step_.block_tables, step_.bias_version, wanted_, hidden_.data());
   ++stats_.steps;
+  stats_.dispatched_rows = runner_.dispatched_rows();  // before anybody is told of the step's tokens
   if (!status.ok()) {
     for (const Step::Part& part : step_.parts) End(scheduler_.Remove(part.sequence->sequence_id), status);
     return true;
@@ -298,7 +299,6 @@ void Engine::PublishStats() {
   stats_.blocks_used = static_cast<uint32_t>(cache.used);
   stats_.blocks_cached = static_cast<uint32_t>(cache.cached);
   stats_.preemptions = scheduler_.preemptions();
-  stats_.dispatched_rows = runner_.dispatched_rows();
   const absl::Time now = absl::Now();
   if (now - published_ < absl::Milliseconds(250)) return;
   published_ = now;

@@ -35,6 +35,8 @@ void AddRouterFlags(FlagSet* flags, router::RouterServerOptions* options, Proces
   AddNodeFlags(flags, &options->node, process);
   flags->Add("--rank", &options->rank, "the live router of lowest rank plans");
   AddFrontDoorFlags(flags, &options->max_concurrent_requests, &options->max_queued_requests);
+  flags->Add("--context", &options->context_length,
+             "positions of a sequence at most, as at the attention nodes; 0: as the model says");
   AddPlannerFlags(flags, &options->min_replicas, &options->settle);
 }
 
@@ -60,6 +62,7 @@ std::vector<std::string> RouterArguments(const router::RouterServerOptions& opti
   arguments.push_back(
       absl::StrFormat("--max-concurrent-requests=%d", options.max_concurrent_requests));
   arguments.push_back(absl::StrFormat("--max-queued-requests=%d", options.max_queued_requests));
+  arguments.push_back(absl::StrFormat("--context=%d", options.context_length));
   arguments.push_back(absl::StrFormat("--min-replicas=%d", options.min_replicas));
   arguments.push_back("--settle=" + absl::FormatDuration(options.settle));
   return arguments;

@@ -166,7 +166,8 @@ Status RouterServerImpl::Serve() {
       &served_, attention_nodes_.get(),
       front_door::FrontDoorOptions{.max_concurrent_requests = options_.max_concurrent_requests,
                                    .max_queued_requests = options_.max_queued_requests,
-                                   .coverage_timeout = options_.node.coverage_timeout});
+                                   .coverage_timeout = options_.node.coverage_timeout,
+                                   .context_length = options_.context_length});
   cluster_service_ = std::make_unique<cluster::ClusterService>(
       &state_, cluster::ClusterServiceOptions{.router = info_.name(),
                                               .revision = info_.revision(),

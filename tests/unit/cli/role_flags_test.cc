@@ -36,6 +36,7 @@ cluster::NodeOptions UnusualNode() {
   node.links = {"tcp"};
   node.data_listen = "127.0.0.3:3";
   node.health_listen = "127.0.0.4:4";
+  node.metrics_listen = "127.0.0.5:5";
   node.isa = "portable";
   node.threads = 3;
   node.zone = "z";
@@ -55,6 +56,7 @@ void ExpectSame(const cluster::NodeOptions& a, const cluster::NodeOptions& b) {
   EXPECT_EQ(a.links, b.links);
   EXPECT_EQ(a.data_listen, b.data_listen);
   EXPECT_EQ(a.health_listen, b.health_listen);
+  EXPECT_EQ(a.metrics_listen, b.metrics_listen);
   EXPECT_EQ(a.isa, b.isa);
   EXPECT_EQ(a.threads, b.threads);
   EXPECT_EQ(a.zone, b.zone);
@@ -70,6 +72,7 @@ TEST(RoleFlagsTest, RouterArgumentsGiveTheSameOptions) {
   options.max_concurrent_requests = 11;
   options.max_queued_requests = 12;
   options.min_replicas = 2;
+  options.context_length = 96;
   options.settle = absl::Milliseconds(123);
   ProcessFlags process{.log_level = "debug"}, parsed_process;
   const auto parsed = Reparse(RouterArguments(options, process), AddRouterFlags, &parsed_process);
@@ -78,6 +81,7 @@ TEST(RoleFlagsTest, RouterArgumentsGiveTheSameOptions) {
   EXPECT_EQ(parsed.max_concurrent_requests, 11);
   EXPECT_EQ(parsed.max_queued_requests, 12);
   EXPECT_EQ(parsed.min_replicas, 2);
+  EXPECT_EQ(parsed.context_length, 96);
   EXPECT_EQ(parsed.settle, absl::Milliseconds(123));
   EXPECT_EQ(parsed_process.log_level, "debug");
 }

@@ -21,6 +21,15 @@ INSTANTIATE_TEST_SUITE_P(Kinds, LinkTest,
                                          PairKind::kUnix, PairKind::kTcp),
                          PairKindName);
 
+// What only links over sockets, or only links in one process, promise.
+class SocketLinkTest : public LinkTest {};
+INSTANTIATE_TEST_SUITE_P(Kinds, SocketLinkTest, testing::Values(PairKind::kUnix, PairKind::kTcp),
+                         PairKindName);
+class InprocLinkTest : public LinkTest {};
+INSTANTIATE_TEST_SUITE_P(Kinds, InprocLinkTest,
+                         testing::Values(PairKind::kInprocSameLoop, PairKind::kInprocTwoLoops),
+                         PairKindName);
+
 void IgnoreFrames(Frame) {}
 void IgnoreEnd(Status) {}
 
@@ -144,9 +153,8 @@ TEST_P(LinkTest, LargeFrameAfterUncreditedSmallOnesPasses) {
   ASSERT_TRUE(pair.Pump([&] { return seen == 2; }));
 }
 
-TEST_P(LinkTest, FrameLargerThanTheWindowIsRefusedAtHome) {
+TEST_P(SocketLinkTest, FrameLargerThanTheWindowIsRefusedAtHome) {
   LinkPair pair(GetParam(), {.window_bytes = 1000, .queue_bytes = 1 << 20});
-  if (!is_socket()) GTEST_SKIP() << "no window in one process";
   EXPECT_EQ(pair.a->Send(CallHeader(1), Buffer(1001)).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(pair.a->Send(CallHeader(1), Buffer(1000)).ok());
 }
@@ -183,8 +191,7 @@ TEST_P(LinkTest, PingPongFromInsideOnFrameDoesNotRecurse) {
   ASSERT_TRUE(pair.Pump([&] { return rounds == kRounds; }));
 }
 
-TEST_P(LinkTest, InOneProcessPayloadsAreMovedNotCopied) {
-  if (is_socket()) GTEST_SKIP() << "sockets copy";
+TEST_P(InprocLinkTest, PayloadsAreMovedNotCopied) {
   LinkPair pair(GetParam());
   const std::byte* address = nullptr;
   pair.b->SetCallbacks([&](Frame f) { address = f.payload.data(); }, IgnoreEnd);
