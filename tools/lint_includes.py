@@ -52,12 +52,12 @@ class Build:
             self.sources["atl_rpc_details"].add("third_party/google")
 
     def closure(self, target):
-        seen, todo = set(), [target]
-        while todo:
-            name = todo.pop()
+        seen, pending = set(), [target]
+        while pending:
+            name = pending.pop()
             if name not in seen:
                 seen.add(name)
-                todo.extend(self.links.get(name, ()))
+                pending.extend(self.links.get(name, ()))
         return seen
 
     def owners_of_source(self, path):
