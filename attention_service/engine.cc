@@ -19,11 +19,13 @@ constexpr size_t kMaxAnnouncedPrefixes = 4096;
 
 }  // namespace
 
-StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options, const model::ModelConfig& config,
+StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options,
+                                             const model::ModelConfig& config,
                                              const model::NumericProfile& profile) {
   const int64_t model_context = config.max_position_embeddings;
   if (options.context_length < 0 || options.context_length > model_context) {
-    return InvalidArgument("context of %d tokens: the model has %d", options.context_length, model_context);
+    return InvalidArgument("context of %d tokens: the model has %d", options.context_length,
+                           model_context);
   }
   if (options.context_length == 0) options.context_length = model_context;
   const int64_t block_bytes = kernels::CacheBlockBytes(CacheShape(config, profile, 1.0f)) *
@@ -36,8 +38,10 @@ StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options, const model:
   }
   if (options.cache_blocks < needed) {
     return InvalidArgument(
-        "latent cache of %d blocks holds %d positions, fewer than the context of %d: give it %d bytes or lower --context",
-        options.cache_blocks, options.cache_blocks * kernels::kCacheBlock, options.context_length, needed * block_bytes);
+        "latent cache of %d blocks holds %d positions, fewer than the context of %d: give it %d "
+        "bytes or lower --context",
+        options.cache_blocks, options.cache_blocks * kernels::kCacheBlock, options.context_length,
+        needed * block_bytes);
   }
   return options;
 }
@@ -58,16 +62,17 @@ class Engine::LocalRun : public Run {
   const std::shared_ptr<RunSink> sink_;
 };
 
-Engine::Engine(transport::EventLoop* loop, const kernels::KernelContext& ctx, const ModelWeights* weights,
-               dispatch::ExpertFabric* fabric, const EngineOptions& options, std::string revision)
+Engine::Engine(transport::EventLoop* loop, const kernels::KernelContext& ctx,
+               const ModelWeights* weights, dispatch::ExpertFabric* fabric,
+               const EngineOptions& options, std::string revision)
     : loop_(loop),
       ctx_(ctx),
       weights_(weights),
       options_(options),
       revision_(std::move(revision)),
       numerics_id_(model::NumericsId(weights->profile)),
-      cache_(CacheShape(weights->config, weights->profile, weights->softmax_scale), weights->layers.size(),
-             options.cache_blocks),
+      cache_(CacheShape(weights->config, weights->profile, weights->softmax_scale),
+             weights->layers.size(), options.cache_blocks),
       runner_(ctx, weights, &cache_, fabric, options.micro_batches, kMinMicroBatchRows),
       scheduler_(options, &cache_) {
   stats_.blocks_total = static_cast<uint32_t>(cache_.num_blocks());
@@ -78,10 +83,12 @@ Engine::~Engine() = default;
 Status Engine::Validate(const pb::RunStart& start) const {
   if (!admitting_.load()) return absl::UnavailableError("the node is draining");
   if (start.revision() != revision_) {
-    return FailedPrecondition("revision '%s' asked for, the node serves '%s'", start.revision(), revision_);
+    return FailedPrecondition("revision '%s' asked for, the node serves '%s'", start.revision(),
+                              revision_);
   }
   if (start.numerics_id() != numerics_id_) {
-    return FailedPrecondition("numerics id '%s' asked for, the node computes '%s'", start.numerics_id(), numerics_id_);
+    return FailedPrecondition("numerics id '%s' asked for, the node computes '%s'",
+                              start.numerics_id(), numerics_id_);
   }
   if (start.bias_version() != 0) {
     return FailedPrecondition("bias version %d asked for, the node holds 0", start.bias_version());
@@ -90,7 +97,8 @@ Status Engine::Validate(const pb::RunStart& start) const {
   if (start.prompt_ids_size() == 0) return absl::InvalidArgumentError("the prompt has no tokens");
   const bool generates = start.max_tokens() > 0;
   if (size > options_.context_length - (generates ? 1 : 0)) {
-    return InvalidArgument("%d tokens leave no room in a context of %d", size, options_.context_length);
+    return InvalidArgument("%d tokens leave no room in a context of %d", size,
+                           options_.context_length);
   }
   const uint32_t vocab = static_cast<uint32_t>(weights_->config.vocab_size);
   for (const auto* ids : {&start.prompt_ids(), &start.generated_ids()}) {
@@ -141,16 +149,19 @@ void Engine::TakeMessages() {
   }
   for (Message& message : messages) {
     if (message.start == nullptr) {
-      if (auto sequence = scheduler_.Remove(message.cancel)) End(std::move(sequence), absl::CancelledError("cancelled"));
+      if (auto sequence = scheduler_.Remove(message.cancel))
+        End(std::move(sequence), absl::CancelledError("cancelled"));
       continue;
     }
     Sequence* s = message.start.get();
     // Fencing: the newest run of a request is the only one.
-    auto [it, fresh] = runs_.try_emplace(s->start.request_id(), s->start.run_number(), s->sequence_id);
+    auto [it, fresh] =
+        runs_.try_emplace(s->start.request_id(), s->start.run_number(), s->sequence_id);
     if (!fresh) {
       if (s->start.run_number() < it->second.first) {
-        s->sink->OnDone(FailedPrecondition("run %d of request '%s' is older than run %d", s->start.run_number(),
-                                           s->start.request_id(), it->second.first));
+        s->sink->OnDone(FailedPrecondition("run %d of request '%s' is older than run %d",
+                                           s->start.run_number(), s->start.request_id(),
+                                           it->second.first));
         num_sequences_.fetch_sub(1);
         continue;
       }
@@ -180,7 +191,8 @@ void Engine::RunUntilStopped() {
     loop_->RunOnce(worked ? absl::ZeroDuration() : absl::Milliseconds(200));
   }
   TakeMessages();
-  for (auto& sequence : scheduler_.RemoveAll()) End(std::move(sequence), absl::UnavailableError("the node stops"));
+  for (auto& sequence : scheduler_.RemoveAll())
+    End(std::move(sequence), absl::UnavailableError("the node stops"));
 }
 
 void Engine::Stop() {
@@ -191,7 +203,9 @@ void Engine::Stop() {
 void Engine::StopAdmitting() { admitting_.store(false); }
 
 bool Engine::StepOnce() {
-  const auto refuse = [this](std::unique_ptr<Sequence> sequence, Status status) { End(std::move(sequence), status); };
+  const auto refuse = [this](std::unique_ptr<Sequence> sequence, Status status) {
+    End(std::move(sequence), status);
+  };
   if (!scheduler_.Plan(&step_, refuse)) return false;
   wanted_.clear();
   for (const Step::Part& part : step_.parts) {
@@ -203,18 +217,23 @@ bool Engine::StepOnce() {
     }
     for (int64_t i = 0; i < part.num_rows; ++i) {
       const int64_t row = part.first_row + i, position = step_.rows[row].position;
-      const bool scores_prompt = s->wants_prompt_logprobs() && position + 1 < static_cast<int64_t>(s->prompt_size);
+      const bool scores_prompt =
+          s->wants_prompt_logprobs() && position + 1 < static_cast<int64_t>(s->prompt_size);
       const bool last = position + 1 == static_cast<int64_t>(s->ids.size());
       if (scores_prompt || last) wanted_.push_back(static_cast<int32_t>(row));
     }
-    (part.num_rows == 1 && s->remaining() == 1 ? stats_.decode_tokens : stats_.prefill_tokens) += part.num_rows;
+    (part.num_rows == 1 && s->remaining() == 1 ? stats_.decode_tokens : stats_.prefill_tokens) +=
+        part.num_rows;
   }
   hidden_.resize(wanted_.size() * weights_->config.hidden_size);
-  const Status status = runner_.Run(step_.rows, step_.block_tables, step_.bias_version, wanted_, hidden_.data());
+  const Status status =
+      runner_.Run(step_.rows, step_.block_tables, step_.bias_version, wanted_, hidden_.data());
   ++stats_.steps;
-  stats_.dispatched_rows = runner_.dispatched_rows();  // before anybody is told of the step's tokens
+  stats_.dispatched_rows =
+      runner_.dispatched_rows();  // before anybody is told of the step's tokens
   if (!status.ok()) {
-    for (const Step::Part& part : step_.parts) End(scheduler_.Remove(part.sequence->sequence_id), status);
+    for (const Step::Part& part : step_.parts)
+      End(scheduler_.Remove(part.sequence->sequence_id), status);
     return true;
   }
   scheduler_.Computed(step_);
@@ -244,7 +263,8 @@ void Engine::FinishStep(const Step& step) {
 }
 
 void Engine::TakePromptLogits(Sequence* s, int64_t position, std::span<const float> logits) {
-  FillLogprob(ctx_, logits, s->ids[position + 1], s->start.prompt_logprobs(), &s->prompt_logprobs.emplace_back());
+  FillLogprob(ctx_, logits, s->ids[position + 1], s->start.prompt_logprobs(),
+              &s->prompt_logprobs.emplace_back());
 }
 
 void Engine::TakeToken(Sequence* s, std::span<float> logits) {
@@ -267,7 +287,8 @@ void Engine::TakeToken(Sequence* s, std::span<float> logits) {
       response.set_finish_reason(pb::FINISH_REASON_LENGTH);
     }
   }
-  if (response.finish_reason() != pb::FINISH_REASON_UNSPECIFIED) finished_.push_back(s->sequence_id);
+  if (response.finish_reason() != pb::FINISH_REASON_UNSPECIFIED)
+    finished_.push_back(s->sequence_id);
   Respond(s, std::move(response));
 }
 
@@ -277,7 +298,8 @@ void Engine::Respond(Sequence* s, pb::RunResponse response) {
     response.set_cached_prompt_tokens(s->cached_prompt_tokens);
     const absl::Time began = s->started ? s->first_step : absl::Now();
     response.set_queue_s(absl::ToDoubleSeconds(began - s->arrived));
-    for (pb::TokenLogprob& logprob : s->prompt_logprobs) *response.add_prompt_logprobs() = std::move(logprob);
+    for (pb::TokenLogprob& logprob : s->prompt_logprobs)
+      *response.add_prompt_logprobs() = std::move(logprob);
     s->prompt_logprobs.clear();
     s->prompt_logprobs_done = true;
   }

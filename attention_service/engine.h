@@ -23,19 +23,22 @@ namespace atl::attention {
 struct EngineStats {
   std::atomic<uint32_t> running{0}, waiting{0};
   std::atomic<uint32_t> blocks_total{0}, blocks_used{0}, blocks_cached{0};
-  std::atomic<uint64_t> steps{0}, prefill_tokens{0}, decode_tokens{0}, preemptions{0}, cached_tokens{0};
+  std::atomic<uint64_t> steps{0}, prefill_tokens{0}, decode_tokens{0}, preemptions{0},
+      cached_tokens{0};
   std::atomic<uint64_t> dispatched_rows{0};
 };
 
-// Options with what was left open filled in from the model. InvalidArgument if the cache cannot hold one sequence of
-// the whole context (both figures named).
-StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options, const model::ModelConfig& config,
+// Options with what was left open filled in from the model. InvalidArgument if the cache cannot
+// hold one sequence of the whole context (both figures named).
+StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options,
+                                             const model::ModelConfig& config,
                                              const model::NumericProfile& profile);
 
 // Thread-safe but for RunUntilStopped, which is its thread.
 class Engine : public AttentionBackend {
  public:
-  // `options` as resolved. `loop` is the fabric's; all must outlive the engine. name: what the node is called in errors.
+  // `options` as resolved. `loop` is the fabric's; all must outlive the engine. name: what the node
+  // is called in errors.
   Engine(transport::EventLoop* loop, const kernels::KernelContext& ctx, const ModelWeights* weights,
          dispatch::ExpertFabric* fabric, const EngineOptions& options, std::string revision);
   ~Engine() override;
@@ -54,7 +57,6 @@ class Engine : public AttentionBackend {
   const EngineStats& stats() const { return stats_; }
   // Hashes of kept prefixes (client/prefix_hash.h), newest first; refreshed a few times a second.
   std::vector<uint64_t> KeptPrefixes() const;
-
 
  private:
   class LocalRun;
@@ -91,7 +93,8 @@ class Engine : public AttentionBackend {
   std::vector<float> hidden_;
   std::vector<float> logits_;
   std::vector<uint64_t> finished_;
-  std::unordered_map<std::string, std::pair<uint32_t, uint64_t>> runs_;  // request id -> run number, sequence
+  std::unordered_map<std::string, std::pair<uint32_t, uint64_t>>
+      runs_;  // request id -> run number, sequence
   absl::Time published_ = absl::InfinitePast();
 
   std::atomic<bool> stop_{false};

@@ -6,15 +6,16 @@
 namespace atl::attention {
 
 struct EngineOptions {
-  int64_t cache_blocks = 0;          // latent cache, in blocks of 64 positions; 0: as many as cache_bytes holds
-  int64_t cache_bytes = 0;            // 0: 1 GiB, or what one sequence of the whole context needs
-  int max_running = 64;              // sequences in a step at most
-  int max_waiting = 1024;            // beyond: RESOURCE_EXHAUSTED
-  int max_step_tokens = 512;         // rows of a step: decodes first, the rest prefill
-  int prefill_chunk = 512;           // rows of one sequence's prompt in one step at most
+  int64_t cache_blocks =
+      0;  // latent cache, in blocks of 64 positions; 0: as many as cache_bytes holds
+  int64_t cache_bytes = 0;    // 0: 1 GiB, or what one sequence of the whole context needs
+  int max_running = 64;       // sequences in a step at most
+  int max_waiting = 1024;     // beyond: RESOURCE_EXHAUSTED
+  int max_step_tokens = 512;  // rows of a step: decodes first, the rest prefill
+  int prefill_chunk = 512;    // rows of one sequence's prompt in one step at most
   bool prefix_cache = true;
-  int micro_batches = 2;             // 1: no ping-pong
-  int64_t context_length = 0;        // 0: the model's max_position_embeddings
+  int micro_batches = 2;       // 1: no ping-pong
+  int64_t context_length = 0;  // 0: the model's max_position_embeddings
 };
 
 }  // namespace atl::attention

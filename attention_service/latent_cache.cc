@@ -19,9 +19,11 @@ LatentCache::LatentCache(const kernels::MlaShape& shape, int64_t num_layers, int
 
 StatusOr<BlockId> LatentCache::Acquire() {
   if (free_.empty()) {
-    // The least recently used block that no sequence holds. Children of a given-up block can no longer be matched; they
-    // are older in the list than it is only if they were used less recently, and go in their turn.
-    auto victim = std::find_if(lru_.rbegin(), lru_.rend(), [&](BlockId b) { return blocks_[b].holders == 0; });
+    // The least recently used block that no sequence holds. Children of a given-up block can no
+    // longer be matched; they are older in the list than it is only if they were used less
+    // recently, and go in their turn.
+    auto victim = std::find_if(lru_.rbegin(), lru_.rend(),
+                               [&](BlockId b) { return blocks_[b].holders == 0; });
     if (victim == lru_.rend()) {
       return ResourceExhausted("latent cache: all %d blocks are held by sequences", num_blocks_);
     }
@@ -80,7 +82,8 @@ std::vector<BlockId> LatentCache::Match(std::span<const uint32_t> ids, uint64_t 
   const std::vector<uint64_t> hashes = PrefixHashes(ids.first(ids.size() - 1), bias_version);
   BlockId parent = -1;
   for (size_t i = 0; i < hashes.size(); ++i) {
-    const BlockId block = FindKept(hashes[i], parent, ids.subspan(i * kCacheBlock, kCacheBlock), bias_version);
+    const BlockId block =
+        FindKept(hashes[i], parent, ids.subspan(i * kCacheBlock, kCacheBlock), bias_version);
     if (block < 0) break;
     Hold(block);
     lru_.splice(lru_.begin(), lru_, blocks_[block].lru);

@@ -1,4 +1,5 @@
-// The latent cache of one attention node: a pool of blocks of 64 positions, and the prefixes kept in them for later.
+// The latent cache of one attention node: a pool of blocks of 64 positions, and the prefixes kept
+// in them for later.
 #pragma once
 
 #include <array>
@@ -22,26 +23,29 @@ struct CacheStats {
   int64_t cached = 0;  // kept for later prompts, held by no sequence
 };
 
-// Blocks of all layers: block `b` of layer `l` is CacheBlockBytes at Block(l, b). A block is held by the sequences that
-// Acquire or Match it (counted); full blocks can be kept under the ids they hold, and are given up, least recently used
-// first, when blocks are needed. A kept block is never written again.
-// Thread-compatible: only the engine's thread calls.
+// Blocks of all layers: block `b` of layer `l` is CacheBlockBytes at Block(l, b). A block is held
+// by the sequences that Acquire or Match it (counted); full blocks can be kept under the ids they
+// hold, and are given up, least recently used first, when blocks are needed. A kept block is never
+// written again. Thread-compatible: only the engine's thread calls.
 class LatentCache {
  public:
   LatentCache(const kernels::MlaShape& shape, int64_t num_layers, int64_t num_blocks);
 
-  // A block of this sequence's own. ResourceExhausted when all are held: ordinary traffic; preempt or wait.
+  // A block of this sequence's own. ResourceExhausted when all are held: ordinary traffic; preempt
+  // or wait.
   StatusOr<BlockId> Acquire();
   void Release(BlockId block);
 
-  // Blocks of the longest kept prefix of `ids` (whole blocks only; at most ids.size() - 1 positions, so that at least one is
-  // computed). Each is held for the caller. Compares ids, not hashes alone: a collision costs time, never a token.
+  // Blocks of the longest kept prefix of `ids` (whole blocks only; at most ids.size() - 1
+  // positions, so that at least one is computed). Each is held for the caller. Compares ids, not
+  // hashes alone: a collision costs time, never a token.
   std::vector<BlockId> Match(std::span<const uint32_t> ids, uint64_t bias_version);
 
-  // Keeps `block`, now full, as the one after `parent` (-1: the first) holding these 64 ids. Returns the block that stands
-  // for this prefix from now on: `block`, or the one that was kept before for the same ids (which is then held instead,
-  // and `block` released: same bits).
-  BlockId Keep(BlockId block, BlockId parent, std::span<const uint32_t, kernels::kCacheBlock> ids, uint64_t bias_version);
+  // Keeps `block`, now full, as the one after `parent` (-1: the first) holding these 64 ids.
+  // Returns the block that stands for this prefix from now on: `block`, or the one that was kept
+  // before for the same ids (which is then held instead, and `block` released: same bits).
+  BlockId Keep(BlockId block, BlockId parent, std::span<const uint32_t, kernels::kCacheBlock> ids,
+               uint64_t bias_version);
 
   std::byte* Block(int64_t layer, BlockId block) {
     return layers_[layer].data() + static_cast<int64_t>(block) * block_bytes_;
@@ -63,13 +67,15 @@ class LatentCache {
   };
   struct BlockState {
     int32_t holders = 0;
-    uint64_t serial = 0;  // changes when the block's content is given up: a child's parent is then no longer this one
+    uint64_t serial = 0;  // changes when the block's content is given up: a child's parent is then
+                          // no longer this one
     bool kept = false;
     Kept entry;
     std::list<BlockId>::iterator lru;  // valid while kept
   };
 
-  BlockId FindKept(uint64_t hash, BlockId parent, std::span<const uint32_t> ids, uint64_t bias_version) const;
+  BlockId FindKept(uint64_t hash, BlockId parent, std::span<const uint32_t> ids,
+                   uint64_t bias_version) const;
   void GiveUp(BlockId block);
   void Hold(BlockId block);
 

@@ -52,8 +52,9 @@ kernels::MlaShape CacheShape(const model::ModelConfig& config, const model::Nume
                            .cache_type = profile.cache};
 }
 
-ModelRunner::ModelRunner(const kernels::KernelContext& ctx, const ModelWeights* weights, LatentCache* cache,
-                         dispatch::ExpertFabric* fabric, int micro_batches, int64_t min_micro_batch_rows)
+ModelRunner::ModelRunner(const kernels::KernelContext& ctx, const ModelWeights* weights,
+                         LatentCache* cache, dispatch::ExpertFabric* fabric, int micro_batches,
+                         int64_t min_micro_batch_rows)
     : ctx_(ctx),
       weights_(weights),
       cache_(cache),
@@ -93,7 +94,8 @@ void ModelRunner::Prepare(MicroBatch* mb, std::span<const StepRow> rows) {
   mb->o.resize(n * heads * c.v_head_dim);
 }
 
-Status ModelRunner::Run(std::span<const StepRow> rows, std::span<const std::span<const BlockId>> block_tables,
+Status ModelRunner::Run(std::span<const StepRow> rows,
+                        std::span<const std::span<const BlockId>> block_tables,
                         uint64_t bias_version, std::span<const int32_t> wanted, float* hidden) {
   const int64_t d = weights_->config.hidden_size;
   const int64_t total = rows.size();
@@ -102,21 +104,24 @@ Status ModelRunner::Run(std::span<const StepRow> rows, std::span<const std::span
   for (int i = 0; i < count; ++i) {
     MicroBatch* mb = micro_batches_[i].get();
     Prepare(mb, i == 0 ? rows.first(first) : rows.subspan(first));
-    for (int64_t t = 0; t < mb->n; ++t) weights_->Embed(mb->rows[t].token, mb->hidden.data() + t * d);
+    for (int64_t t = 0; t < mb->n; ++t)
+      weights_->Embed(mb->rows[t].token, mb->hidden.data() + t * d);
   }
-  ATL_RETURN_IF_ERROR(RunLayers(0, weights_->config.num_hidden_layers, block_tables, bias_version, count));
+  ATL_RETURN_IF_ERROR(
+      RunLayers(0, weights_->config.num_hidden_layers, block_tables, bias_version, count));
   for (size_t i = 0; i < wanted.size(); ++i) {
     const bool second = wanted[i] >= first;
     const MicroBatch& mb = *micro_batches_[second ? 1 : 0];
     const float* state = mb.hidden.data() + (wanted[i] - (second ? first : 0)) * d;
-    kernels::RmsNorm(ctx_, state, d, weights_->final_norm.data(), weights_->config.rms_norm_eps, 1, d, hidden + i * d, d,
-                     kernels::Rounding::kNone);
+    kernels::RmsNorm(ctx_, state, d, weights_->final_norm.data(), weights_->config.rms_norm_eps, 1,
+                     d, hidden + i * d, d, kernels::Rounding::kNone);
   }
   return absl::OkStatus();
 }
 
 // Ping-pong: while one micro-batch is at the experts, the other is in attention.
-Status ModelRunner::RunLayers(int64_t begin, int64_t end, std::span<const std::span<const BlockId>> block_tables,
+Status ModelRunner::RunLayers(int64_t begin, int64_t end,
+                              std::span<const std::span<const BlockId>> block_tables,
                               uint64_t bias_version, int count) {
   Status status;
   for (int64_t layer = begin; layer < end && status.ok(); ++layer) {
@@ -130,8 +135,10 @@ Status ModelRunner::RunLayers(int64_t begin, int64_t end, std::span<const std::s
     }
   }
   for (int i = 0; i < count; ++i) {
-    status.Update(FinishFfn(micro_batches_[i].get()));  // also after an error: every call is waited for
-    if (hidden_hook_ && status.ok()) hidden_hook_(end, micro_batches_[i]->hidden.data(), micro_batches_[i]->n);
+    status.Update(
+        FinishFfn(micro_batches_[i].get()));  // also after an error: every call is waited for
+    if (hidden_hook_ && status.ok())
+      hidden_hook_(end, micro_batches_[i]->hidden.data(), micro_batches_[i]->n);
   }
   return status;
 }
@@ -142,44 +149,59 @@ void ModelRunner::ProjectQueries(const LayerWeights& w, MicroBatch* mb) {
   const int64_t dn = c.qk_nope_head_dim, dr = c.qk_rope_head_dim, r = c.kv_lora_rank;
   const int64_t q_row = heads * (dn + dr);
   mb->jobs.clear();
-  mb->jobs.push_back({.w = &w.kv_a, .x = mb->x.data(), .ldx = d, .m = n, .y = mb->kv.data(), .ldy = r + dr});
+  mb->jobs.push_back(
+      {.w = &w.kv_a, .x = mb->x.data(), .ldx = d, .m = n, .y = mb->kv.data(), .ldy = r + dr});
   if (c.q_lora_rank == 0) {
-    mb->jobs.push_back({.w = &w.q_proj, .x = mb->x.data(), .ldx = d, .m = n, .y = mb->q.data(), .ldy = q_row});
+    mb->jobs.push_back(
+        {.w = &w.q_proj, .x = mb->x.data(), .ldx = d, .m = n, .y = mb->q.data(), .ldy = q_row});
     kernels::MatMul(ctx_, mb->jobs);
   } else {
     const int64_t rq = c.q_lora_rank;
-    mb->jobs.push_back({.w = &w.q_a, .x = mb->x.data(), .ldx = d, .m = n, .y = mb->q_a.data(), .ldy = rq});
+    mb->jobs.push_back(
+        {.w = &w.q_a, .x = mb->x.data(), .ldx = d, .m = n, .y = mb->q_a.data(), .ldy = rq});
     kernels::MatMul(ctx_, mb->jobs);
-    kernels::RmsNorm(ctx_, mb->q_a.data(), rq, w.q_a_norm.data(), kLatentNormEps, n, rq, mb->q_a.data(), rq, act_);
-    kernels::MatMul(ctx_, kernels::MatMulJob{
-                              .w = &w.q_b, .x = mb->q_a.data(), .ldx = rq, .m = n, .y = mb->q.data(), .ldy = q_row});
+    kernels::RmsNorm(ctx_, mb->q_a.data(), rq, w.q_a_norm.data(), kLatentNormEps, n, rq,
+                     mb->q_a.data(), rq, act_);
+    kernels::MatMul(
+        ctx_,
+        kernels::MatMulJob{
+            .w = &w.q_b, .x = mb->q_a.data(), .ldx = rq, .m = n, .y = mb->q.data(), .ldy = q_row});
   }
   for (int64_t i = 0; i < n * heads; ++i) {
     std::memcpy(mb->q_rope.data() + i * dr, mb->q.data() + i * (dn + dr) + dn, dr * sizeof(float));
   }
-  kernels::ApplyRope(ctx_, *weights_->rope, mb->positions.data(), n, heads, mb->q_rope.data(), heads * dr, dr, act_);
+  kernels::ApplyRope(ctx_, *weights_->rope, mb->positions.data(), n, heads, mb->q_rope.data(),
+                     heads * dr, dr, act_);
   kernels::RoundRange(ctx_, mb->q.data(), n * q_row, act_);
   mb->jobs.clear();
   for (int64_t h = 0; h < heads; ++h) {
-    mb->jobs.push_back({.w = &w.w_uk[h], .x = mb->q.data() + h * (dn + dr), .ldx = q_row, .m = n,
-                        .y = mb->q_latent.data() + h * r, .ldy = heads * r, .rounding = act_});
+    mb->jobs.push_back({.w = &w.w_uk[h],
+                        .x = mb->q.data() + h * (dn + dr),
+                        .ldx = q_row,
+                        .m = n,
+                        .y = mb->q_latent.data() + h * r,
+                        .ldy = heads * r,
+                        .rounding = act_});
   }
   kernels::MatMul(ctx_, mb->jobs);
 }
 
-void ModelRunner::StoreLatents(int64_t layer, std::span<const std::span<const BlockId>> block_tables, MicroBatch* mb) {
+void ModelRunner::StoreLatents(int64_t layer,
+                               std::span<const std::span<const BlockId>> block_tables,
+                               MicroBatch* mb) {
   const LayerWeights& w = weights_->layers[layer];
   const model::ModelConfig& c = weights_->config;
   const int64_t r = c.kv_lora_rank, dr = c.qk_rope_head_dim, row = r + dr;
-  kernels::RmsNorm(ctx_, mb->kv.data(), row, w.kv_a_norm.data(), kLatentNormEps, mb->n, r, mb->kv.data(), row,
-                   kernels::Rounding::kNone);
-  kernels::ApplyRope(ctx_, *weights_->rope, mb->positions.data(), mb->n, 1, mb->kv.data() + r, row, dr,
-                     kernels::Rounding::kNone);
+  kernels::RmsNorm(ctx_, mb->kv.data(), row, w.kv_a_norm.data(), kLatentNormEps, mb->n, r,
+                   mb->kv.data(), row, kernels::Rounding::kNone);
+  kernels::ApplyRope(ctx_, *weights_->rope, mb->positions.data(), mb->n, 1, mb->kv.data() + r, row,
+                     dr, kernels::Rounding::kNone);
   for (int64_t t = 0; t < mb->n; ++t) {
     const int32_t position = mb->positions[t];
     const BlockId block = block_tables[mb->rows[t].seq_idx][position / kernels::kCacheBlock];
     const float* values = mb->kv.data() + t * row;
-    kernels::StoreLatent(shape_, values, values + r, cache_->Block(layer, block), position % kernels::kCacheBlock);
+    kernels::StoreLatent(shape_, values, values + r, cache_->Block(layer, block),
+                         position % kernels::kCacheBlock);
   }
   // Where each sequence's blocks of this layer lie, once per sequence of the micro-batch.
   mb->blocks.clear();
@@ -188,7 +210,8 @@ void ModelRunner::StoreLatents(int64_t layer, std::span<const std::span<const Bl
     size_t& first = mb->first_block[step_row.seq_idx];
     if (first != SIZE_MAX) continue;
     first = mb->blocks.size();
-    for (BlockId block : block_tables[step_row.seq_idx]) mb->blocks.push_back(cache_->Block(layer, block));
+    for (BlockId block : block_tables[step_row.seq_idx])
+      mb->blocks.push_back(cache_->Block(layer, block));
   }
   mb->mla_rows.resize(mb->n);
   for (int64_t t = 0; t < mb->n; ++t) {
@@ -197,25 +220,37 @@ void ModelRunner::StoreLatents(int64_t layer, std::span<const std::span<const Bl
   }
 }
 
-void ModelRunner::Attention(int64_t layer, std::span<const std::span<const BlockId>> block_tables, MicroBatch* mb) {
+void ModelRunner::Attention(int64_t layer, std::span<const std::span<const BlockId>> block_tables,
+                            MicroBatch* mb) {
   const LayerWeights& w = weights_->layers[layer];
   const model::ModelConfig& c = weights_->config;
-  const int64_t n = mb->n, d = c.hidden_size, heads = c.num_attention_heads, r = c.kv_lora_rank, dv = c.v_head_dim;
-  kernels::RmsNorm(ctx_, mb->hidden.data(), d, w.input_norm.data(), c.rms_norm_eps, n, d, mb->x.data(), d, act_);
+  const int64_t n = mb->n, d = c.hidden_size, heads = c.num_attention_heads, r = c.kv_lora_rank,
+                dv = c.v_head_dim;
+  kernels::RmsNorm(ctx_, mb->hidden.data(), d, w.input_norm.data(), c.rms_norm_eps, n, d,
+                   mb->x.data(), d, act_);
   ProjectQueries(w, mb);
   StoreLatents(layer, block_tables, mb);
   const size_t scratch = kernels::MlaScratch(ctx_, shape_, mb->mla_rows);
   if (mb->scratch.size() < scratch) mb->scratch.resize(scratch);
-  kernels::MlaAttend(ctx_, shape_, mb->mla_rows, mb->q_latent.data(), mb->q_rope.data(), mb->o_latent.data(), act_,
-                     mb->scratch.data());
+  kernels::MlaAttend(ctx_, shape_, mb->mla_rows, mb->q_latent.data(), mb->q_rope.data(),
+                     mb->o_latent.data(), act_, mb->scratch.data());
   mb->jobs.clear();
   for (int64_t h = 0; h < heads; ++h) {
-    mb->jobs.push_back({.w = &w.w_uv[h], .x = mb->o_latent.data() + h * r, .ldx = heads * r, .m = n,
-                        .y = mb->o.data() + h * dv, .ldy = heads * dv, .rounding = act_});
+    mb->jobs.push_back({.w = &w.w_uv[h],
+                        .x = mb->o_latent.data() + h * r,
+                        .ldx = heads * r,
+                        .m = n,
+                        .y = mb->o.data() + h * dv,
+                        .ldy = heads * dv,
+                        .rounding = act_});
   }
   kernels::MatMul(ctx_, mb->jobs);
-  kernels::MatMul(ctx_, kernels::MatMulJob{
-                            .w = &w.o_proj, .x = mb->o.data(), .ldx = heads * dv, .m = n, .y = mb->out.data(), .ldy = d});
+  kernels::MatMul(ctx_, kernels::MatMulJob{.w = &w.o_proj,
+                                           .x = mb->o.data(),
+                                           .ldx = heads * dv,
+                                           .m = n,
+                                           .y = mb->out.data(),
+                                           .ldy = d});
   kernels::AddInPlace(ctx_, mb->hidden.data(), mb->out.data(), n * d);
 }
 
@@ -224,13 +259,15 @@ void ModelRunner::StartFfn(int64_t layer, uint64_t bias_version, MicroBatch* mb)
   const model::ModelConfig& c = weights_->config;
   const int64_t n = mb->n, d = c.hidden_size;
   const kernels::Rounding wire = weights::RoundingOf(weights_->profile.wire);
-  kernels::RmsNorm(ctx_, mb->hidden.data(), d, w.post_norm.data(), c.rms_norm_eps, n, d, mb->x.data(), d,
-                   w.dense ? act_ : wire);
+  kernels::RmsNorm(ctx_, mb->hidden.data(), d, w.post_norm.data(), c.rms_norm_eps, n, d,
+                   mb->x.data(), d, w.dense ? act_ : wire);
   if (w.dense) {
-    const kernels::FfnJob job{.w = &*w.dense, .x = mb->x.data(), .ldx = d, .m = n, .out = mb->out.data(), .ldo = d};
+    const kernels::FfnJob job{
+        .w = &*w.dense, .x = mb->x.data(), .ldx = d, .m = n, .out = mb->out.data(), .ldo = d};
     const size_t scratch = kernels::GroupedFfnScratch(std::span(&job, 1));
     if (mb->scratch.size() < scratch) mb->scratch.resize(scratch);
-    kernels::GroupedFfn(ctx_, std::span(&job, 1), act_, kernels::Rounding::kNone, mb->scratch.data());
+    kernels::GroupedFfn(ctx_, std::span(&job, 1), act_, kernels::Rounding::kNone,
+                        mb->scratch.data());
     kernels::AddInPlace(ctx_, mb->hidden.data(), mb->out.data(), n * d);
     return;
   }
@@ -269,11 +306,16 @@ void ModelRunner::Logits(const float* hidden, int64_t n, float* logits) {
   const int64_t d = weights_->config.hidden_size;
   mb->x.assign(hidden, hidden + n * d);
   kernels::RoundRange(ctx_, mb->x.data(), n * d, act_);
-  kernels::MatMul(ctx_, kernels::MatMulJob{.w = &weights_->head, .x = mb->x.data(), .ldx = d, .m = n, .y = logits,
+  kernels::MatMul(ctx_, kernels::MatMulJob{.w = &weights_->head,
+                                           .x = mb->x.data(),
+                                           .ldx = d,
+                                           .m = n,
+                                           .y = logits,
                                            .ldy = weights_->config.vocab_size});
 }
 
-Status ModelRunner::RunMtp(std::span<const StepRow> rows, std::span<const std::span<const BlockId>> block_tables,
+Status ModelRunner::RunMtp(std::span<const StepRow> rows,
+                           std::span<const std::span<const BlockId>> block_tables,
                            uint64_t bias_version, const float* previous, float* logits) {
   ATL_CHECK(!weights_->mtp.empty());
   const MtpWeights& w = weights_->mtp[0];
@@ -283,14 +325,21 @@ Status ModelRunner::RunMtp(std::span<const StepRow> rows, std::span<const std::s
   Prepare(mb, rows);
   std::vector<float> both(n * 2 * d);
   for (int64_t t = 0; t < n; ++t) weights_->Embed(rows[t].token, both.data() + t * 2 * d);
-  kernels::RmsNorm(ctx_, both.data(), 2 * d, w.enorm.data(), c.rms_norm_eps, n, d, both.data(), 2 * d, act_);
-  kernels::RmsNorm(ctx_, previous, d, w.hnorm.data(), c.rms_norm_eps, n, d, both.data() + d, 2 * d, act_);
-  kernels::MatMul(ctx_, kernels::MatMulJob{.w = &w.eh_proj, .x = both.data(), .ldx = 2 * d, .m = n,
-                                           .y = mb->hidden.data(), .ldy = d});
-  ATL_RETURN_IF_ERROR(RunLayers(c.num_hidden_layers, c.num_hidden_layers + 1, block_tables, bias_version, 1));
+  kernels::RmsNorm(ctx_, both.data(), 2 * d, w.enorm.data(), c.rms_norm_eps, n, d, both.data(),
+                   2 * d, act_);
+  kernels::RmsNorm(ctx_, previous, d, w.hnorm.data(), c.rms_norm_eps, n, d, both.data() + d, 2 * d,
+                   act_);
+  kernels::MatMul(ctx_, kernels::MatMulJob{.w = &w.eh_proj,
+                                           .x = both.data(),
+                                           .ldx = 2 * d,
+                                           .m = n,
+                                           .y = mb->hidden.data(),
+                                           .ldy = d});
+  ATL_RETURN_IF_ERROR(
+      RunLayers(c.num_hidden_layers, c.num_hidden_layers + 1, block_tables, bias_version, 1));
   std::vector<float> state(n * d);
-  kernels::RmsNorm(ctx_, mb->hidden.data(), d, w.head_norm.data(), c.rms_norm_eps, n, d, state.data(), d,
-                   kernels::Rounding::kNone);
+  kernels::RmsNorm(ctx_, mb->hidden.data(), d, w.head_norm.data(), c.rms_norm_eps, n, d,
+                   state.data(), d, kernels::Rounding::kNone);
   Logits(state.data(), n, logits);
   return absl::OkStatus();
 }

@@ -1,4 +1,5 @@
-// One step through all layers: rows in, hidden states out. Attention and dense layers here, experts through the fabric.
+// One step through all layers: rows in, hidden states out. Attention and dense layers here, experts
+// through the fabric.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@
 
 namespace atl::attention {
 
-// One token to compute: at `position` of sequence `seq_idx` (an index into the step's block tables).
+// One token to compute: at `position` of sequence `seq_idx` (an index into the step's block
+// tables).
 struct StepRow {
   uint32_t token = 0;
   int32_t position = 0;
@@ -24,15 +26,16 @@ struct StepRow {
 // Thread-compatible: called by the engine's thread, which owns the fabric's loop.
 class ModelRunner {
  public:
-  // All must outlive it. micro_batches 2: steps of at least 2 * min_micro_batch_rows rows are cut in two, so that one
-  // half is in attention while the other is at the experts.
+  // All must outlive it. micro_batches 2: steps of at least 2 * min_micro_batch_rows rows are cut
+  // in two, so that one half is in attention while the other is at the experts.
   ModelRunner(const kernels::KernelContext& ctx, const ModelWeights* weights, LatentCache* cache,
               dispatch::ExpertFabric* fabric, int micro_batches, int64_t min_micro_batch_rows);
   ~ModelRunner();
 
-  // Computes `rows` (of one sequence: ascending positions, each after those already in the cache) and writes their
-  // latents to the sequences' blocks, which must cover their positions.
-  //   hidden [wanted.size(), D] float32: for each row index in `wanted`, the state after model.norm.
+  // Computes `rows` (of one sequence: ascending positions, each after those already in the cache)
+  // and writes their latents to the sequences' blocks, which must cover their positions.
+  //   hidden [wanted.size(), D] float32: for each row index in `wanted`, the state after
+  //   model.norm.
   // On error nothing that the rows would have computed may be used. Errors: ExpertFabric::Wait's.
   Status Run(std::span<const StepRow> rows, std::span<const std::span<const BlockId>> block_tables,
              uint64_t bias_version, std::span<const int32_t> wanted, float* hidden);
@@ -40,28 +43,35 @@ class ModelRunner {
   // logits [n, V] of hidden [n, D] as Run gives it.
   void Logits(const float* hidden, int64_t n, float* logits);
 
-  // The first MTP layer: row i holds token t_{i+1} at cache position i and previous [rows, D], the main model's state after
-  // model.norm at i. logits [rows, V] predict t_{i+2}. REQUIRES weights loaded with MTP, cache with its layer.
-  Status RunMtp(std::span<const StepRow> rows, std::span<const std::span<const BlockId>> block_tables,
-                uint64_t bias_version, const float* previous, float* logits);
+  // The first MTP layer: row i holds token t_{i+1} at cache position i and previous [rows, D], the
+  // main model's state after model.norm at i. logits [rows, V] predict t_{i+2}. REQUIRES weights
+  // loaded with MTP, cache with its layer.
+  Status RunMtp(std::span<const StepRow> rows,
+                std::span<const std::span<const BlockId>> block_tables, uint64_t bias_version,
+                const float* previous, float* logits);
 
   uint64_t dispatched_rows() const { return dispatched_rows_; }
 
-  // Tests: the residual stream [rows, D] that enters each layer, and what leaves the last (layer L).
-  void SetHiddenHookForTest(std::function<void(int64_t layer, const float* hidden, int64_t rows)> hook);
+  // Tests: the residual stream [rows, D] that enters each layer, and what leaves the last (layer
+  // L).
+  void SetHiddenHookForTest(
+      std::function<void(int64_t layer, const float* hidden, int64_t rows)> hook);
 
  private:
   struct MicroBatch;
 
   void Prepare(MicroBatch* mb, std::span<const StepRow> rows);
-  void Attention(int64_t layer, std::span<const std::span<const BlockId>> block_tables, MicroBatch* mb);
+  void Attention(int64_t layer, std::span<const std::span<const BlockId>> block_tables,
+                 MicroBatch* mb);
   void ProjectQueries(const LayerWeights& w, MicroBatch* mb);
-  void StoreLatents(int64_t layer, std::span<const std::span<const BlockId>> block_tables, MicroBatch* mb);
+  void StoreLatents(int64_t layer, std::span<const std::span<const BlockId>> block_tables,
+                    MicroBatch* mb);
   // The layer's second half: dense at once; experts are asked for, and FinishFfn adds their answer.
   void StartFfn(int64_t layer, uint64_t bias_version, MicroBatch* mb);
   Status FinishFfn(MicroBatch* mb);
-  Status RunLayers(int64_t begin, int64_t end, std::span<const std::span<const BlockId>> block_tables,
-                   uint64_t bias_version, int num_micro_batches);
+  Status RunLayers(int64_t begin, int64_t end,
+                   std::span<const std::span<const BlockId>> block_tables, uint64_t bias_version,
+                   int num_micro_batches);
 
   const kernels::KernelContext ctx_;
   const ModelWeights* const weights_;

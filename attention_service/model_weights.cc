@@ -29,18 +29,20 @@ struct Loader {
 std::optional<kernels::YarnParams> Yarn(const model::ModelConfig& config) {
   if (!config.rope_scaling) return std::nullopt;
   const model::RopeScaling& s = *config.rope_scaling;
-  return kernels::YarnParams{.factor = s.factor,
-                             .beta_fast = s.beta_fast,
-                             .beta_slow = s.beta_slow,
-                             .mscale = s.mscale,
-                             .mscale_all_dim = s.mscale_all_dim,
-                             .original_max_position_embeddings = s.original_max_position_embeddings};
+  return kernels::YarnParams{
+      .factor = s.factor,
+      .beta_fast = s.beta_fast,
+      .beta_slow = s.beta_slow,
+      .mscale = s.mscale,
+      .mscale_all_dim = s.mscale_all_dim,
+      .original_max_position_embeddings = s.original_max_position_embeddings};
 }
 
 // Fills W [N, K] given as float32 row-major into panels of 16 rows.
 PackedMatrix PackRows(kernels::WeightFormat format, int64_t n, int64_t k, const float* rows) {
   PackedMatrix packed(format, n, k);
-  for (int64_t p = 0; p < packed.num_panels(); ++p) packed.FillPanel(p, rows + p * PackedMatrix::kPanel * k);
+  for (int64_t p = 0; p < packed.num_panels(); ++p)
+    packed.FillPanel(p, rows + p * PackedMatrix::kPanel * k);
   return packed;
 }
 
@@ -48,8 +50,10 @@ PackedMatrix PackRows(kernels::WeightFormat format, int64_t n, int64_t k, const 
 Status LoadKvB(const Loader& load, const std::string& prefix, LayerWeights* layer) {
   const model::ModelConfig& c = load.checkpoint.config();
   const std::string name = prefix + "self_attn.kv_b_proj.weight";
-  const kernels::WeightFormat format = weights::PackedFormat(load.checkpoint, name, load.profile.weights);
-  const int64_t heads = c.num_attention_heads, dn = c.qk_nope_head_dim, dv = c.v_head_dim, r = c.kv_lora_rank;
+  const kernels::WeightFormat format =
+      weights::PackedFormat(load.checkpoint, name, load.profile.weights);
+  const int64_t heads = c.num_attention_heads, dn = c.qk_nope_head_dim, dv = c.v_head_dim,
+                r = c.kv_lora_rank;
   layer->w_uk.resize(heads);
   layer->w_uv.resize(heads);
   absl::Mutex mu;
@@ -95,7 +99,8 @@ Status LoadLayer(const Loader& load, int64_t l, LayerWeights* layer) {
   ATL_ASSIGN_OR_RETURN(layer->o_proj, load.Matrix(attn + "o_proj"));
   // MTP layers (l >= L) are MoE layers like the last ones.
   if (!c.is_moe_layer(l)) {
-    ATL_ASSIGN_OR_RETURN(layer->dense, weights::LoadFfn(load.checkpoint, prefix + "mlp.", load.profile.weights, load.pool));
+    ATL_ASSIGN_OR_RETURN(layer->dense, weights::LoadFfn(load.checkpoint, prefix + "mlp.",
+                                                        load.profile.weights, load.pool));
   }
   return absl::OkStatus();
 }
@@ -112,8 +117,8 @@ Status LoadMtp(const Loader& load, int64_t l, MtpWeights* mtp) {
 // The embedding stays in bf16 where the packed weights would, else float32.
 Status LoadEmbedding(const Loader& load, ModelWeights* w) {
   const std::string name = "model.embed_tokens.weight";
-  const bool bf16 =
-      weights::PackedFormat(load.checkpoint, name, load.profile.weights) == kernels::WeightFormat::kBf16;
+  const bool bf16 = weights::PackedFormat(load.checkpoint, name, load.profile.weights) ==
+                    kernels::WeightFormat::kBf16;
   w->embedding_type = bf16 ? DType::kBf16 : DType::kF32;
   const int64_t d = w->config.hidden_size;
   w->embedding = Buffer(w->config.vocab_size * d * DTypeBytes(w->embedding_type));
@@ -143,8 +148,9 @@ void ModelWeights::Embed(uint32_t id, float* out) const {
 }
 
 StatusOr<std::unique_ptr<ModelWeights>> LoadModelWeights(const model::Checkpoint& checkpoint,
-                                                         const model::NumericProfile& profile, int64_t context_length,
-                                                         bool with_mtp, ThreadPool* pool) {
+                                                         const model::NumericProfile& profile,
+                                                         int64_t context_length, bool with_mtp,
+                                                         ThreadPool* pool) {
   const Loader load{checkpoint, profile, pool};
   auto w = std::make_unique<ModelWeights>();
   w->config = checkpoint.config();
@@ -157,14 +163,18 @@ StatusOr<std::unique_ptr<ModelWeights>> LoadModelWeights(const model::Checkpoint
   w->mtp.resize(num_mtp);
   for (int64_t l = 0; l < static_cast<int64_t>(w->layers.size()); ++l) {
     ATL_RETURN_IF_ERROR(LoadLayer(load, l, &w->layers[l]));
-    if (l >= c.num_hidden_layers) ATL_RETURN_IF_ERROR(LoadMtp(load, l, &w->mtp[l - c.num_hidden_layers]));
+    if (l >= c.num_hidden_layers)
+      ATL_RETURN_IF_ERROR(LoadMtp(load, l, &w->mtp[l - c.num_hidden_layers]));
   }
   ATL_ASSIGN_OR_RETURN(w->final_norm, load.Vector("model.norm"));
-  ATL_ASSIGN_OR_RETURN(w->head, load.Matrix(c.tie_word_embeddings ? "model.embed_tokens" : "lm_head"));
+  ATL_ASSIGN_OR_RETURN(w->head,
+                       load.Matrix(c.tie_word_embeddings ? "model.embed_tokens" : "lm_head"));
   const std::optional<kernels::YarnParams> yarn = Yarn(c);
-  w->rope = std::make_unique<kernels::RopeTable>(c.qk_rope_head_dim, c.rope_theta, yarn, context_length);
+  w->rope =
+      std::make_unique<kernels::RopeTable>(c.qk_rope_head_dim, c.rope_theta, yarn, context_length);
   const double head_dim = static_cast<double>(c.qk_nope_head_dim + c.qk_rope_head_dim);
-  w->softmax_scale = static_cast<float>(1.0 / std::sqrt(head_dim)) * kernels::YarnSoftmaxFactor(yarn);
+  w->softmax_scale =
+      static_cast<float>(1.0 / std::sqrt(head_dim)) * kernels::YarnSoftmaxFactor(yarn);
   return w;
 }
 

@@ -1,4 +1,5 @@
-// The weights that an attention node holds: embedding, MLA of every layer, dense layers, norms, head. No experts.
+// The weights that an attention node holds: embedding, MLA of every layer, dense layers, norms,
+// head. No experts.
 #pragma once
 
 #include <cstdint>
@@ -24,14 +25,15 @@ struct LayerWeights {
   kernels::PackedMatrix q_b;      // [H (Dn + Dr), Rq]
   kernels::PackedMatrix kv_a;     // [R + Dr, D]
   std::vector<float> kv_a_norm;   // [R]
-  std::vector<kernels::PackedMatrix> w_uk;  // H of [R, Dn]: a query's nope part into the latent space
-  std::vector<kernels::PackedMatrix> w_uv;  // H of [Dv, R]: a head's latent output back
-  kernels::PackedMatrix o_proj;   // [D, H Dv]
+  std::vector<kernels::PackedMatrix>
+      w_uk;  // H of [R, Dn]: a query's nope part into the latent space
+  std::vector<kernels::PackedMatrix> w_uv;   // H of [Dv, R]: a head's latent output back
+  kernels::PackedMatrix o_proj;              // [D, H Dv]
   std::optional<kernels::FfnWeights> dense;  // layers without experts
 };
 
-// One multi-token-prediction layer: eh_proj [ enorm(Emb(t_{i+1})) ; hnorm(h_i) ], then the layer. Its embedding and
-// head are the main model's.
+// One multi-token-prediction layer: eh_proj [ enorm(Emb(t_{i+1})) ; hnorm(h_i) ], then the layer.
+// Its embedding and head are the main model's.
 struct MtpWeights {
   std::vector<float> enorm, hnorm, head_norm;  // [D]
   kernels::PackedMatrix eh_proj;               // [D, 2 D]
@@ -41,12 +43,12 @@ struct MtpWeights {
 struct ModelWeights {
   model::ModelConfig config;
   model::NumericProfile profile;
-  Buffer embedding;              // [V, D] of embedding_type
+  Buffer embedding;  // [V, D] of embedding_type
   DType embedding_type = DType::kF32;
   std::vector<LayerWeights> layers;  // L, then the MTP layers if loaded
   std::vector<MtpWeights> mtp;
-  std::vector<float> final_norm;     // [D]
-  kernels::PackedMatrix head;        // [V, D]
+  std::vector<float> final_norm;  // [D]
+  kernels::PackedMatrix head;     // [V, D]
   std::unique_ptr<kernels::RopeTable> rope;
   float softmax_scale = 0;
 
@@ -56,7 +58,8 @@ struct ModelWeights {
 
 // `context_length` positions of rotary table. DataLoss, NotFound as Checkpoint::ReadRows.
 StatusOr<std::unique_ptr<ModelWeights>> LoadModelWeights(const model::Checkpoint& checkpoint,
-                                                         const model::NumericProfile& profile, int64_t context_length,
-                                                         bool with_mtp, ThreadPool* pool);
+                                                         const model::NumericProfile& profile,
+                                                         int64_t context_length, bool with_mtp,
+                                                         ThreadPool* pool);
 
 }  // namespace atl::attention

@@ -1,5 +1,6 @@
-// Counter-based random numbers: a draw is a pure function of (seed, position), so there is no state to lose.
-// Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011), Philox4x32-10.
+// Counter-based random numbers: a draw is a pure function of (seed, position), so there is no state
+// to lose. Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011),
+// Philox4x32-10.
 #pragma once
 
 #include <array>
@@ -7,7 +8,8 @@
 
 namespace atl::attention {
 
-inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
+                                          std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xD2511F53u} * counter[0];
     const uint64_t p1 = uint64_t{0xCD9E8D57u} * counter[2];
@@ -19,7 +21,8 @@ inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::
   return counter;
 }
 
-// Uniform in [0, 1), 24 bits: the first word of the block whose counter is `position` and whose key is `seed`.
+// Uniform in [0, 1), 24 bits: the first word of the block whose counter is `position` and whose key
+// is `seed`.
 inline float UniformAt(uint64_t seed, uint64_t position) {
   const std::array<uint32_t, 4> block =
       Philox4x32({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0},

@@ -1,4 +1,5 @@
-// Between an engine and a run's observer: lets go of the observer at once, whatever the engine still has to say.
+// Between an engine and a run's observer: lets go of the observer at once, whatever the engine
+// still has to say.
 #pragma once
 
 #include <mutex>
@@ -23,7 +24,8 @@ class RunSink {
     if (RunObserver* observer = std::exchange(observer_, nullptr)) observer->OnDone(status);
   }
 
-  // After it returns the observer is not called again. Waits for a call under way on another thread.
+  // After it returns the observer is not called again. Waits for a call under way on another
+  // thread.
   void Detach() {
     std::lock_guard lock(mu_);
     observer_ = nullptr;

@@ -19,7 +19,8 @@ Sampler::Sampler(const atollpb::v1::ResolvedSampling& params, std::span<const ui
       top_k_(params.top_k()),
       seed_(params.seed()),
       logit_bias_(params.logit_bias().begin(), params.logit_bias().end()),
-      penalised_(repetition_penalty_ != 1.0f || presence_penalty_ != 0.0f || frequency_penalty_ != 0.0f) {
+      penalised_(repetition_penalty_ != 1.0f || presence_penalty_ != 0.0f ||
+                 frequency_penalty_ != 0.0f) {
   if (penalised_) {
     for (uint32_t id : prompt) seen_.try_emplace(id, 0);
   }
@@ -45,14 +46,16 @@ void Sampler::ApplyPenalties(std::span<float> logits) const {
   }
 }
 
-uint32_t Sampler::Sample(const kernels::KernelContext& ctx, std::span<float> logits, uint64_t position) {
+uint32_t Sampler::Sample(const kernels::KernelContext& ctx, std::span<float> logits,
+                         uint64_t position) {
   ApplyPenalties(logits);
   if (temperature_ == 0.0f) return kernels::ArgMax(ctx, logits.data(), logits.size());
   for (float& logit : logits) logit /= temperature_;
   return Draw(ctx, logits, position);
 }
 
-uint32_t Sampler::Draw(const kernels::KernelContext& ctx, std::span<float> logits, uint64_t position) {
+uint32_t Sampler::Draw(const kernels::KernelContext& ctx, std::span<float> logits,
+                       uint64_t position) {
   const int64_t vocab = logits.size();
   const int32_t best = kernels::ArgMax(ctx, logits.data(), vocab);
   // A tiny temperature makes the best logit infinite: then it is certain.
@@ -107,8 +110,8 @@ uint32_t Sampler::Draw(const kernels::KernelContext& ctx, std::span<float> logit
   return last;  // rounding left the target at the very end
 }
 
-void FillLogprob(const kernels::KernelContext& ctx, std::span<const float> logits, uint32_t id, int num_top,
-                 atollpb::v1::TokenLogprob* out) {
+void FillLogprob(const kernels::KernelContext& ctx, std::span<const float> logits, uint32_t id,
+                 int num_top, atollpb::v1::TokenLogprob* out) {
   const float log_sum = kernels::LogSumExp(ctx, logits.data(), logits.size());
   out->set_id(id);
   out->set_logprob(logits[id] - log_sum);

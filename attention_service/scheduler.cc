@@ -7,14 +7,17 @@ namespace atl::attention {
 
 using kernels::kCacheBlock;
 
-Scheduler::Scheduler(const EngineOptions& options, LatentCache* cache) : options_(options), cache_(cache) {}
+Scheduler::Scheduler(const EngineOptions& options, LatentCache* cache)
+    : options_(options), cache_(cache) {}
 
 Scheduler::~Scheduler() = default;
 
 void Scheduler::Add(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
 
 std::unique_ptr<Sequence> Scheduler::Remove(uint64_t sequence_id) {
-  const auto is_it = [&](const std::unique_ptr<Sequence>& s) { return s->sequence_id == sequence_id; };
+  const auto is_it = [&](const std::unique_ptr<Sequence>& s) {
+    return s->sequence_id == sequence_id;
+  };
   if (auto it = std::find_if(running_.begin(), running_.end(), is_it); it != running_.end()) {
     std::unique_ptr<Sequence> sequence = std::move(*it);
     running_.erase(it);
@@ -43,7 +46,8 @@ std::vector<std::unique_ptr<Sequence>> Scheduler::RemoveAll() {
 
 void Scheduler::GiveBackBlocks(Sequence* sequence) {
   // Last first, so that a prefix's head is the last to be given up.
-  for (auto it = sequence->blocks.rbegin(); it != sequence->blocks.rend(); ++it) cache_->Release(*it);
+  for (auto it = sequence->blocks.rbegin(); it != sequence->blocks.rend(); ++it)
+    cache_->Release(*it);
   sequence->blocks.clear();
   sequence->kept_blocks = 0;
   sequence->computed = 0;
@@ -77,21 +81,27 @@ bool Scheduler::Reserve(Sequence* sequence, int64_t positions) {
 bool Scheduler::Admit(const std::function<void(std::unique_ptr<Sequence>, Status)>& refuse) {
   while (!waiting_.empty() && running_.size() < static_cast<size_t>(options_.max_running)) {
     Sequence* sequence = waiting_.front().get();
-    const int64_t needed = (static_cast<int64_t>(sequence->ids.size()) + kCacheBlock - 1) / kCacheBlock;
+    const int64_t needed =
+        (static_cast<int64_t>(sequence->ids.size()) + kCacheBlock - 1) / kCacheBlock;
     if (needed > cache_->num_blocks()) {
       std::unique_ptr<Sequence> too_long = std::move(waiting_.front());
       waiting_.pop_front();
-      refuse(std::move(too_long), ResourceExhausted("%d positions need %d cache blocks, the node has %d",
-                                                    static_cast<int64_t>(sequence->ids.size()), needed,
-                                                    cache_->num_blocks()));
+      refuse(std::move(too_long),
+             ResourceExhausted("%d positions need %d cache blocks, the node has %d",
+                               static_cast<int64_t>(sequence->ids.size()), needed,
+                               cache_->num_blocks()));
       continue;
     }
-    // A first look at the room: a sequence that cannot get its first chunk would only push others out.
+    // A first look at the room: a sequence that cannot get its first chunk would only push others
+    // out.
     const CacheStats stats = cache_->stats();
-    if (!running_.empty() && stats.total - stats.used < std::min<int64_t>(needed, 1 + options_.prefill_chunk / kCacheBlock)) {
+    if (!running_.empty() &&
+        stats.total - stats.used <
+            std::min<int64_t>(needed, 1 + options_.prefill_chunk / kCacheBlock)) {
       return false;
     }
-    // Prompt logprobs need every prompt position computed: keys could come from the cache, logits cannot.
+    // Prompt logprobs need every prompt position computed: keys could come from the cache, logits
+    // cannot.
     if (options_.prefix_cache && !sequence->wants_prompt_logprobs()) {
       sequence->blocks = cache_->Match(sequence->ids, sequence->start.bias_version());
       sequence->kept_blocks = sequence->blocks.size();
@@ -117,14 +127,16 @@ void Scheduler::AddRows(Step* step, Sequence* sequence, int64_t rows) {
   }
 }
 
-bool Scheduler::Plan(Step* step, const std::function<void(std::unique_ptr<Sequence>, Status)>& refuse) {
+bool Scheduler::Plan(Step* step,
+                     const std::function<void(std::unique_ptr<Sequence>, Status)>& refuse) {
   step->rows.clear();
   step->parts.clear();
   step->block_tables.clear();
   while (Admit(refuse)) {
   }
   if (running_.empty()) return false;
-  // A step is of one bias version: the oldest sequence's. The others' turn comes when it has ended or waits.
+  // A step is of one bias version: the oldest sequence's. The others' turn comes when it has ended
+  // or waits.
   step->bias_version = running_.front()->start.bias_version();
   int64_t room = options_.max_step_tokens;
   for (const bool decodes : {true, false}) {
@@ -132,9 +144,10 @@ bool Scheduler::Plan(Step* step, const std::function<void(std::unique_ptr<Sequen
       Sequence* sequence = running_[i].get();
       if ((sequence->remaining() == 1) != decodes) continue;
       if (sequence->start.bias_version() != step->bias_version) continue;
-      const int64_t rows = std::min({sequence->remaining(), room, static_cast<int64_t>(options_.prefill_chunk)});
-      // May preempt newer ones, which are behind this one in the list and not yet in the step... except decodes already
-      // planned: those are checked below.
+      const int64_t rows =
+          std::min({sequence->remaining(), room, static_cast<int64_t>(options_.prefill_chunk)});
+      // May preempt newer ones, which are behind this one in the list and not yet in the step...
+      // except decodes already planned: those are checked below.
       if (!Reserve(sequence, sequence->computed + rows)) continue;
       AddRows(step, sequence, rows);
       room -= rows;
@@ -142,9 +155,11 @@ bool Scheduler::Plan(Step* step, const std::function<void(std::unique_ptr<Sequen
   }
   // Parts whose sequence was preempted by a later, older one fall out.
   const auto runs = [&](const Sequence* s) {
-    return std::any_of(running_.begin(), running_.end(), [&](const auto& r) { return r.get() == s; });
+    return std::any_of(running_.begin(), running_.end(),
+                       [&](const auto& r) { return r.get() == s; });
   };
-  if (std::any_of(step->parts.begin(), step->parts.end(), [&](const auto& p) { return !runs(p.sequence); })) {
+  if (std::any_of(step->parts.begin(), step->parts.end(),
+                  [&](const auto& p) { return !runs(p.sequence); })) {
     std::vector<Step::Part> parts = std::move(step->parts);
     step->rows.clear();
     step->parts.clear();
@@ -164,7 +179,8 @@ void Scheduler::Computed(const Step& step) {
     while ((s->kept_blocks + 1) * kCacheBlock <= s->computed) {
       const int64_t i = s->kept_blocks;
       const BlockId parent = i == 0 ? -1 : s->blocks[i - 1];
-      const std::span<const uint32_t, kCacheBlock> ids(s->ids.data() + i * kCacheBlock, kCacheBlock);
+      const std::span<const uint32_t, kCacheBlock> ids(s->ids.data() + i * kCacheBlock,
+                                                       kCacheBlock);
       s->blocks[i] = cache_->Keep(s->blocks[i], parent, ids, s->start.bias_version());
       ++s->kept_blocks;
     }

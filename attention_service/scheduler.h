@@ -27,9 +27,10 @@ struct Step {
   uint64_t bias_version = 0;
 };
 
-// Owns the sequences. Decodes come first, so that a long prompt delays them by at most a step of max_step_tokens rows;
-// prompts share what is left, oldest first. When blocks run out, the newest sequence gives its own back and starts again
-// later from prompt + generated (exact: docs/numerics.md). Thread-compatible: the engine's thread.
+// Owns the sequences. Decodes come first, so that a long prompt delays them by at most a step of
+// max_step_tokens rows; prompts share what is left, oldest first. When blocks run out, the newest
+// sequence gives its own back and starts again later from prompt + generated (exact:
+// docs/numerics.md). Thread-compatible: the engine's thread.
 class Scheduler {
  public:
   Scheduler(const EngineOptions& options, LatentCache* cache);
@@ -40,7 +41,8 @@ class Scheduler {
   std::unique_ptr<Sequence> Remove(uint64_t sequence_id);
   std::vector<std::unique_ptr<Sequence>> RemoveAll();
 
-  // Fills `step`; false if there is nothing to do. Sequences that can never run are handed to `refuse`, out of the scheduler.
+  // Fills `step`; false if there is nothing to do. Sequences that can never run are handed to
+  // `refuse`, out of the scheduler.
   bool Plan(Step* step, const std::function<void(std::unique_ptr<Sequence>, Status)>& refuse);
 
   // The step was computed: marks positions as computed and keeps full blocks for later prompts.

@@ -9,20 +9,23 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "attention_service/run_sink.h"
-#include "attention_service/latent_cache.h"
-#include "attention_service/sampler.h"
 #include "atollpb/v1/attention.pb.h"
+#include "attention_service/latent_cache.h"
+#include "attention_service/run_sink.h"
+#include "attention_service/sampler.h"
 
 namespace atl::attention {
 
 // Thread-compatible: the engine's thread alone.
 struct Sequence {
-  Sequence(uint64_t id, atollpb::v1::RunStart request, std::shared_ptr<RunSink> run_sink, absl::Time arrival);
+  Sequence(uint64_t id, atollpb::v1::RunStart request, std::shared_ptr<RunSink> run_sink,
+           absl::Time arrival);
 
   // Positions whose latents must be computed before the next token can be sampled.
   int64_t remaining() const { return static_cast<int64_t>(ids.size()) - computed; }
-  bool wants_prompt_logprobs() const { return start.prompt_logprobs() >= 0 && !prompt_logprobs_done; }
+  bool wants_prompt_logprobs() const {
+    return start.prompt_logprobs() >= 0 && !prompt_logprobs_done;
+  }
   uint32_t num_generated() const { return static_cast<uint32_t>(ids.size() - prompt_size); }
 
   const uint64_t sequence_id;
@@ -39,8 +42,8 @@ struct Sequence {
   int64_t kept_blocks = 0;  // the first so many are kept in the prefix cache (or came from it)
   int64_t computed = 0;     // positions whose latents are in `blocks`
 
-  bool started = false;     // was in a step
-  bool answered = false;    // the first response has been sent
+  bool started = false;   // was in a step
+  bool answered = false;  // the first response has been sent
   bool prompt_logprobs_done = false;
   uint32_t cached_prompt_tokens = 0;
   absl::Time first_step;

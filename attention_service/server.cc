@@ -79,7 +79,7 @@ class AttentionServerImpl : public AttentionServer {
   transport::EventLoop loop_;
   std::unique_ptr<dispatch::Dispatcher> dispatcher_;  // inline alone
   std::unique_ptr<dispatch::ExpertFabric> fabric_;
-  dispatch::RemoteFabric* remote_ = nullptr;          // service alone: fabric_
+  dispatch::RemoteFabric* remote_ = nullptr;  // service alone: fabric_
   std::unique_ptr<cluster::LinkConnector> connector_;
   uint64_t placements_ = 0;
   bool covered_ = false;
@@ -111,8 +111,9 @@ Status AttentionServerImpl::OpenModel() {
   ATL_ASSIGN_OR_RETURN(checkpoint_, model::Checkpoint::Open(options_.node.model_dir));
   const model::ModelConfig& config = checkpoint_->config();
   ATL_RETURN_IF_ERROR(model::CheckServable(config));
-  ATL_ASSIGN_OR_RETURN(
-      profile_, model::FindProfile(options_.node.profile.empty() ? model::kDefaultProfile : options_.node.profile));
+  ATL_ASSIGN_OR_RETURN(profile_,
+                       model::FindProfile(options_.node.profile.empty() ? model::kDefaultProfile
+                                                                        : options_.node.profile));
   ATL_ASSIGN_OR_RETURN(engine_options_, ResolveEngineOptions(options_.engine, config, profile_));
   info_ = cluster::MakeNodeInfo(options_.node, pb::NODE_ROLE_ATTENTION, checkpoint_->revision(),
                                 model::NumericsId(profile_));
@@ -121,19 +122,23 @@ Status AttentionServerImpl::OpenModel() {
       ThreadPoolOptions{.num_threads = options_.node.threads > 0 ? options_.node.threads : cores});
   ATL_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options_.node.isa));
   ATL_ASSIGN_OR_RETURN(ctx_, kernels::MakeKernelContext(isa, pool_.get()));
-  ATL_ASSIGN_OR_RETURN(weights_, LoadModelWeights(*checkpoint_, profile_, engine_options_.context_length,
-                                                  /*with_mtp=*/false, pool_.get()));
+  ATL_ASSIGN_OR_RETURN(weights_,
+                       LoadModelWeights(*checkpoint_, profile_, engine_options_.context_length,
+                                        /*with_mtp=*/false, pool_.get()));
   return absl::OkStatus();
 }
 
 Status AttentionServerImpl::MakeFabric() {
-  const dispatch::DispatcherOptions dispatch_options{.coverage_timeout = options_.node.coverage_timeout};
-  const auto closed = [this](const std::string& peer, const Status& why) { OnLinkClosed(peer, why); };
+  const dispatch::DispatcherOptions dispatch_options{.coverage_timeout =
+                                                         options_.node.coverage_timeout};
+  const auto closed = [this](const std::string& peer, const Status& why) {
+    OnLinkClosed(peer, why);
+  };
   cluster::LinkConnector::Callbacks callbacks;
   if (inlined()) {
     ATL_ASSIGN_OR_RETURN(gates_, dispatch::GateWeights::Load(*checkpoint_, pool_.get()));
-    dispatcher_ = std::make_unique<dispatch::Dispatcher>(&loop_, ctx_, checkpoint_->config(), profile_, gates_.get(),
-                                                         dispatch_options);
+    dispatcher_ = std::make_unique<dispatch::Dispatcher>(&loop_, ctx_, checkpoint_->config(),
+                                                         profile_, gates_.get(), dispatch_options);
     dispatcher_->OnLinkClosed(closed);
     fabric_ = dispatch::MakeInlineFabric(&loop_, dispatcher_.get());
     callbacks.on_link = [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
@@ -146,7 +151,8 @@ Status AttentionServerImpl::MakeFabric() {
       --links_;
     };
   } else {
-    auto remote = std::make_unique<dispatch::RemoteFabric>(&loop_, checkpoint_->config(), profile_, dispatch_options);
+    auto remote = std::make_unique<dispatch::RemoteFabric>(&loop_, checkpoint_->config(), profile_,
+                                                           dispatch_options);
     remote_ = remote.get();
     remote_->OnLinkClosed(closed);
     fabric_ = std::move(remote);
@@ -163,7 +169,8 @@ Status AttentionServerImpl::MakeFabric() {
   cluster::LinkConnectorOptions connector_options;
   connector_options.self = cluster::IdentityOf(info_);
   ATL_ASSIGN_OR_RETURN(connector_options.offered, cluster::AllowedLinks(options_.node));
-  connector_ = std::make_unique<cluster::LinkConnector>(&loop_, std::move(connector_options), std::move(callbacks));
+  connector_ = std::make_unique<cluster::LinkConnector>(&loop_, std::move(connector_options),
+                                                        std::move(callbacks));
   return absl::OkStatus();
 }
 
@@ -180,12 +187,15 @@ Status AttentionServerImpl::Serve() {
                                                     .health_listen = options_.node.health_listen,
                                                     .insecure = options_.node.insecure},
                                                    "attention", {service_.get()}));
-  ATL_ASSIGN_OR_RETURN(const std::string address, cluster::AdvertisedAddress(options_.node, server_->address()));
+  ATL_ASSIGN_OR_RETURN(const std::string address,
+                       cluster::AdvertisedAddress(options_.node, server_->address()));
   info_.set_grpc_address(address);
   addresses_ = {.grpc = server_->address(), .health = server_->health_address()};
   if (!options_.node.metrics_listen.empty()) {
-    ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options_.node.metrics_listen,
-                                                                 [this] { return EngineMetrics(engine_->stats()); }));
+    ATL_ASSIGN_OR_RETURN(metrics_,
+                         metrics::MetricsServer::Start(options_.node.metrics_listen, [this] {
+                           return EngineMetrics(engine_->stats());
+                         }));
     addresses_.metrics = metrics_->address();
   }
   return absl::OkStatus();
@@ -227,8 +237,8 @@ void AttentionServerImpl::OnView(const cluster::NodeList& nodes) {
   }
   connector_->SetPeers(peers);
   if (inlined()) {
-    auto placement =
-        cluster::MakePlacement(nodes, dispatch::ModelExpertsOf(checkpoint_->config()), ++placements_);
+    auto placement = cluster::MakePlacement(nodes, dispatch::ModelExpertsOf(checkpoint_->config()),
+                                            ++placements_);
     covered_ = placement->MissingExperts() == 0;
     dispatcher_->SetPlacement(std::move(placement));
   }
@@ -236,7 +246,9 @@ void AttentionServerImpl::OnView(const cluster::NodeList& nodes) {
 }
 
 // Ready: the way to the experts is there.
-void AttentionServerImpl::UpdateReady() { server_->SetReady(!draining_ && links_ > 0 && (!inlined() || covered_)); }
+void AttentionServerImpl::UpdateReady() {
+  server_->SetReady(!draining_ && links_ > 0 && (!inlined() || covered_));
+}
 
 void AttentionServerImpl::DrainAndStop() {
   draining_ = true;
@@ -263,7 +275,8 @@ void AttentionServerImpl::Stop() {
 
 }  // namespace
 
-StatusOr<std::unique_ptr<AttentionServer>> AttentionServer::Start(const AttentionServerOptions& options) {
+StatusOr<std::unique_ptr<AttentionServer>> AttentionServer::Start(
+    const AttentionServerOptions& options) {
   auto server = std::make_unique<AttentionServerImpl>(options);
   ATL_RETURN_IF_ERROR(server->Begin());
   return server;

@@ -12,8 +12,8 @@ namespace {
 
 namespace pb = atollpb::v1;
 
-// One Run call. Responses that come while a write is under way are merged into one message, so a slow router holds back
-// nobody and the memory is bounded by the sequence's own tokens.
+// One Run call. Responses that come while a write is under way are merged into one message, so a
+// slow router holds back nobody and the memory is bounded by the sequence's own tokens.
 class RunReactor : public grpc::ServerBidiReactor<pb::RunRequest, pb::RunResponse> {
  public:
   explicit RunReactor(Engine* engine) : engine_(engine), observer_(this) { StartRead(&request_); }
@@ -21,7 +21,8 @@ class RunReactor : public grpc::ServerBidiReactor<pb::RunRequest, pb::RunRespons
   void OnReadDone(bool ok) override {
     if (!ok) {
       // The client has half-closed or is gone; without a start there is nothing to wait for.
-      if (run_ == nullptr) End(absl::InvalidArgumentError("the call ended before its start message"));
+      if (run_ == nullptr)
+        End(absl::InvalidArgumentError("the call ended before its start message"));
       return;
     }
     if (request_.has_start()) {
@@ -81,8 +82,8 @@ class RunReactor : public grpc::ServerBidiReactor<pb::RunRequest, pb::RunRespons
     });
   }
 
-  // Changes what there is to say, then says the next of it. Finish comes last and with no lock held: OnDone, which deletes
-  // the reactor, may follow on another thread at once.
+  // Changes what there is to say, then says the next of it. Finish comes last and with no lock
+  // held: OnDone, which deletes the reactor, may follow on another thread at once.
   template <typename Change>
   void Update(Change change) {
     std::optional<Status> end;
@@ -118,13 +119,14 @@ class RunReactor : public grpc::ServerBidiReactor<pb::RunRequest, pb::RunRespons
 
 }  // namespace
 
-grpc::ServerBidiReactor<pb::RunRequest, pb::RunResponse>* AttentionServiceImpl::Run(grpc::CallbackServerContext*) {
+grpc::ServerBidiReactor<pb::RunRequest, pb::RunResponse>* AttentionServiceImpl::Run(
+    grpc::CallbackServerContext*) {
   return new RunReactor(engine_);
 }
 
-grpc::ServerUnaryReactor* AttentionServiceImpl::GetAttentionStats(grpc::CallbackServerContext* context,
-                                                                  const pb::GetAttentionStatsRequest*,
-                                                                  pb::GetAttentionStatsResponse* response) {
+grpc::ServerUnaryReactor* AttentionServiceImpl::GetAttentionStats(
+    grpc::CallbackServerContext* context, const pb::GetAttentionStatsRequest*,
+    pb::GetAttentionStatsResponse* response) {
   const EngineStats& stats = engine_->stats();
   response->set_running_sequences(stats.running);
   response->set_waiting_sequences(stats.waiting);

@@ -14,9 +14,9 @@ class AttentionServiceImpl : public atollpb::v1::AttentionService::CallbackServi
   grpc::ServerBidiReactor<atollpb::v1::RunRequest, atollpb::v1::RunResponse>* Run(
       grpc::CallbackServerContext* context) override;
 
-  grpc::ServerUnaryReactor* GetAttentionStats(grpc::CallbackServerContext* context,
-                                              const atollpb::v1::GetAttentionStatsRequest* request,
-                                              atollpb::v1::GetAttentionStatsResponse* response) override;
+  grpc::ServerUnaryReactor* GetAttentionStats(
+      grpc::CallbackServerContext* context, const atollpb::v1::GetAttentionStatsRequest* request,
+      atollpb::v1::GetAttentionStatsResponse* response) override;
 
  private:
   Engine* const engine_;

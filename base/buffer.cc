@@ -24,12 +24,15 @@ Buffer::Buffer(size_t size) : size_(size) {
     return;
   }
   mapped_bytes_ = RoundUp(size, kHugePageBytes);
-  // One huge page more than needed, so that an aligned piece can be cut out; the rest is given back.
+  // One huge page more than needed, so that an aligned piece can be cut out; the rest is given
+  // back.
   const size_t reserved = mapped_bytes_ + kHugePageBytes;
-  void* raw = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* raw = mmap(nullptr, reserved, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (raw == MAP_FAILED) throw std::bad_alloc();
   auto* begin = static_cast<std::byte*>(raw);
-  auto* aligned = reinterpret_cast<std::byte*>(RoundUp(reinterpret_cast<size_t>(begin), kHugePageBytes));
+  auto* aligned =
+      reinterpret_cast<std::byte*>(RoundUp(reinterpret_cast<size_t>(begin), kHugePageBytes));
   if (aligned != begin) munmap(begin, aligned - begin);
   const size_t tail = reserved - (aligned - begin) - mapped_bytes_;
   if (tail != 0) munmap(aligned + mapped_bytes_, tail);

@@ -8,9 +8,9 @@
 
 namespace atl {
 
-// A movable block of bytes, aligned to 64; from 2 MiB on it is its own mapping, 2 MiB aligned, for which
-// transparent huge pages are asked (fewer TLB misses; the kernel frees them 10 times faster when a process is killed).
-// New memory is zero. Thread-compatible.
+// A movable block of bytes, aligned to 64; from 2 MiB on it is its own mapping, 2 MiB aligned, for
+// which transparent huge pages are asked (fewer TLB misses; the kernel frees them 10 times faster
+// when a process is killed). New memory is zero. Thread-compatible.
 class Buffer {
  public:
   Buffer() = default;

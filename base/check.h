@@ -1,5 +1,5 @@
-// ATL_CHECK(condition) << never: a programmer's mistake ends the process with the place and the text.
-// Never for bytes from disk, wire or user: those give a Status.
+// ATL_CHECK(condition) << never: a programmer's mistake ends the process with the place and the
+// text. Never for bytes from disk, wire or user: those give a Status.
 #pragma once
 
 #include <cstdio>
@@ -14,8 +14,9 @@ namespace atl {
 
 }  // namespace atl
 
-#define ATL_CHECK(condition) \
-  (__builtin_expect(!!(condition), 1) ? void(0) : ::atl::CheckFailed(__FILE__, __LINE__, #condition))
+#define ATL_CHECK(condition)                    \
+  (__builtin_expect(!!(condition), 1) ? void(0) \
+                                      : ::atl::CheckFailed(__FILE__, __LINE__, #condition))
 #ifdef NDEBUG
 #define ATL_DCHECK(condition) void(0)
 #else

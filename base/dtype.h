@@ -28,7 +28,8 @@ inline float Bf16ToF32(Bf16 v) { return std::bit_cast<float>(static_cast<uint32_
 
 inline Bf16 F32ToBf16(float v) {
   uint32_t bits = std::bit_cast<uint32_t>(v);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<Bf16>((bits >> 16) | 0x40u);  // NaN stays NaN
+  if ((bits & 0x7fffffffu) > 0x7f800000u)
+    return static_cast<Bf16>((bits >> 16) | 0x40u);  // NaN stays NaN
   bits += 0x7fffu + ((bits >> 16) & 1u);
   return static_cast<Bf16>(bits >> 16);
 }

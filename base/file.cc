@@ -80,7 +80,8 @@ Status RandomAccessFile::ReadAt(int64_t offset, int64_t size, void* out) const {
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return ErrnoStatus(errno, "read " + path_);
     if (n == 0) {
-      return DataLoss("%s ends at byte %d, expected %d bytes from %d", path_, offset + done, size, offset);
+      return DataLoss("%s ends at byte %d, expected %d bytes from %d", path_, offset + done, size,
+                      offset);
     }
     done += n;
   }

@@ -8,10 +8,12 @@
 
 namespace atl {
 
-// Reads a whole file. NotFound, PermissionDenied, or ResourceExhausted if it is larger than `max_bytes`.
+// Reads a whole file. NotFound, PermissionDenied, or ResourceExhausted if it is larger than
+// `max_bytes`.
 StatusOr<std::string> ReadFile(const std::string& path, int64_t max_bytes = int64_t{256} << 20);
 
-// Writes through a temporary file in the same folder and a rename: readers see the old or the new, never a part.
+// Writes through a temporary file in the same folder and a rename: readers see the old or the new,
+// never a part.
 Status WriteFileAtomically(const std::string& path, const std::string& data);
 
 bool FileExists(const std::string& path);

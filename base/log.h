@@ -9,7 +9,8 @@ namespace atl {
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 
-// Called once in main: `name` is this process's name in every line ("router-0"); lines under `level` are dropped.
+// Called once in main: `name` is this process's name in every line ("router-0"); lines under
+// `level` are dropped.
 void InitLog(const std::string& name, LogLevel level);
 
 void LogLine(LogLevel level, const std::string& text);

@@ -22,9 +22,9 @@ inline void CpuRelax() {
 
 }  // namespace
 
-// One job is published as a generation number; workers that see a new one claim indices from `next` until `count`.
-// A worker joins a job by raising `gate` while it is open; the caller closes it and waits until every worker that joined
-// has left, so `fn` never outlives the call.
+// One job is published as a generation number; workers that see a new one claim indices from `next`
+// until `count`. A worker joins a job by raising `gate` while it is open; the caller closes it and
+// waits until every worker that joined has left, so `fn` never outlives the call.
 struct ThreadPool::State {
   // std:: mutexes here, for ThreadSanitizer sees them and Debian's absl ones it does not.
   std::mutex caller_mu;  // one loop at a time
@@ -86,7 +86,9 @@ void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> fn)
   RunJobs();
   // Indices are all claimed: close the gate, then wait for those who joined.
   s.gate.fetch_sub(1, std::memory_order_acq_rel);
-  while (s.gate.load(std::memory_order_acquire) != 0 || s.done.load(std::memory_order_acquire) != count) CpuRelax();
+  while (s.gate.load(std::memory_order_acquire) != 0 ||
+         s.done.load(std::memory_order_acquire) != count)
+    CpuRelax();
 }
 
 void ThreadPool::RunJobs() {

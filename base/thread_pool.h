@@ -17,12 +17,14 @@ namespace atl {
 struct ThreadPoolOptions {
   int num_threads = 1;  // the caller included: 1 starts no thread at all
   std::string name = "compute";
-  // How long an idle worker spins for the next job before it sleeps. Spin only where cores are free.
+  // How long an idle worker spins for the next job before it sleeps. Spin only where cores are
+  // free.
   absl::Duration spin = absl::Microseconds(20);
 };
 
-// Runs one parallel loop at a time. The calling thread works too. Which thread runs which index is not determined: a
-// job's result may depend on its index alone. Thread-safe: concurrent callers are served one after another.
+// Runs one parallel loop at a time. The calling thread works too. Which thread runs which index is
+// not determined: a job's result may depend on its index alone. Thread-safe: concurrent callers are
+// served one after another.
 class ThreadPool {
  public:
   explicit ThreadPool(ThreadPoolOptions options);
@@ -32,8 +34,8 @@ class ThreadPool {
 
   int num_threads() const { return num_threads_; }
 
-  // Calls fn(i) once for each i in [0, count), returns when all have returned. No allocation. fn must not call
-  // ParallelFor of the same pool.
+  // Calls fn(i) once for each i in [0, count), returns when all have returned. No allocation. fn
+  // must not call ParallelFor of the same pool.
   void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t)> fn);
 
  private:

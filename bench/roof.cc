@@ -54,7 +54,8 @@ double ReadGbps(ThreadPool* pool, const Buffer& memory) {
   pool->ParallelFor(chunks, [&](int64_t i) {
     sum.fetch_add(ReadChunk(memory.data() + i * kChunk, kChunk), std::memory_order_relaxed);
   });
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   return static_cast<double>(chunks * kChunk) / seconds / 1e9;
 }
 

@@ -15,7 +15,7 @@ struct ClusterOptions {
   int num_attention = 1;
   int num_experts = 2;
   cluster::NodeOptions node;  // of every process; listen, health_listen and metrics_listen are
-                             // the first router's
+                              // the first router's
   attention::EngineOptions engine;
   ProcessFlags process;
   std::string dispatch = "service";

@@ -66,7 +66,8 @@ class ServeProcessImpl : public ServeProcess {
                                                       .insecure = options.node.insecure},
                                                      "router", services));
     if (!options.node.metrics_listen.empty()) {
-      ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options.node.metrics_listen, [this] { return Metrics(); }));
+      ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options.node.metrics_listen,
+                                                                   [this] { return Metrics(); }));
     }
     server_->SetReady(true);
     return absl::OkStatus();
@@ -100,8 +101,10 @@ class ServeProcessImpl : public ServeProcess {
  private:
   std::vector<metrics::Family> Metrics() const {
     std::vector<metrics::Family> all = router::RouterMetrics(*front_door_, *stack_->dispatcher());
-    for (auto&& family : attention::EngineMetrics(stack_->engine()->stats())) all.push_back(std::move(family));
-    for (auto&& family : expert::ExpertMetrics(stack_->store(0), stack_->expert_engine(0)->stats())) {
+    for (auto&& family : attention::EngineMetrics(stack_->engine()->stats()))
+      all.push_back(std::move(family));
+    for (auto&& family :
+         expert::ExpertMetrics(stack_->store(0), stack_->expert_engine(0)->stats())) {
       all.push_back(std::move(family));
     }
     return all;

@@ -24,17 +24,20 @@ namespace atl::expert {
 namespace {
 
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(10);
-constexpr absl::Duration kQuiet = absl::Milliseconds(100);  // no work for so long: routers send elsewhere
+constexpr absl::Duration kQuiet =
+    absl::Milliseconds(100);  // no work for so long: routers send elsewhere
 
 std::vector<ExpertKey> ToKeys(const cluster::LayerExpertsProto& layers) {
   std::vector<ExpertKey> keys;
-  for (const cluster::LayerExpert id : cluster::FromProto(layers)) keys.push_back({id.layer, id.expert});
+  for (const cluster::LayerExpert id : cluster::FromProto(layers))
+    keys.push_back({id.layer, id.expert});
   return keys;
 }
 
 class ExpertServerImpl : public ExpertServer {
  public:
-  explicit ExpertServerImpl(const ExpertServerOptions& options) : options_(options), loop_("experts") {}
+  explicit ExpertServerImpl(const ExpertServerOptions& options)
+      : options_(options), loop_("experts") {}
   ~ExpertServerImpl() override { Stop(); }
 
   Status Begin();
@@ -90,10 +93,11 @@ Status ExpertServerImpl::OpenModel() {
   if (checkpoint_->config().n_routed_experts == 0) {
     return FailedPrecondition("%s has no experts: it is a dense model", options_.node.model_dir);
   }
-  ATL_ASSIGN_OR_RETURN(
-      profile_, model::FindProfile(options_.node.profile.empty() ? model::kDefaultProfile : options_.node.profile));
-  info_ = cluster::MakeNodeInfo(options_.node, cluster::pb::NODE_ROLE_EXPERT, checkpoint_->revision(),
-                                model::NumericsId(profile_));
+  ATL_ASSIGN_OR_RETURN(profile_,
+                       model::FindProfile(options_.node.profile.empty() ? model::kDefaultProfile
+                                                                        : options_.node.profile));
+  info_ = cluster::MakeNodeInfo(options_.node, cluster::pb::NODE_ROLE_EXPERT,
+                                checkpoint_->revision(), model::NumericsId(profile_));
   store_ = std::make_unique<ExpertStore>(checkpoint_.get(), profile_, options_.memory_budget_bytes);
   info_.set_memory_budget_bytes(options_.memory_budget_bytes);
   info_.set_routed_expert_bytes(store_->ExpertBytes(/*shared=*/false));
@@ -106,15 +110,17 @@ Status ExpertServerImpl::ListenForLinks() {
   pool_ = std::make_unique<ThreadPool>(
       ThreadPoolOptions{.num_threads = options_.node.threads > 0 ? options_.node.threads : cores});
   ATL_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options_.node.isa));
-  ATL_ASSIGN_OR_RETURN(const kernels::KernelContext context, kernels::MakeKernelContext(isa, pool_.get()));
-  engine_ = std::make_unique<ExpertEngine>(loop_.loop(), context, checkpoint_->config(), profile_, store_.get(),
-                                           EngineOptions{.merge = options_.merge});
-  ATL_ASSIGN_OR_RETURN(acceptor_,
-                       cluster::LinkAcceptor::Listen(
-                           loop_.loop(), options_.node, cluster::IdentityOf(info_),
-                           [engine = engine_.get()](const std::string& peer, std::unique_ptr<transport::Link> link) {
-                             engine->AddLink(peer, std::move(link));
-                           }));
+  ATL_ASSIGN_OR_RETURN(const kernels::KernelContext context,
+                       kernels::MakeKernelContext(isa, pool_.get()));
+  engine_ = std::make_unique<ExpertEngine>(loop_.loop(), context, checkpoint_->config(), profile_,
+                                           store_.get(), EngineOptions{.merge = options_.merge});
+  ATL_ASSIGN_OR_RETURN(
+      acceptor_,
+      cluster::LinkAcceptor::Listen(
+          loop_.loop(), options_.node, cluster::IdentityOf(info_),
+          [engine = engine_.get()](const std::string& peer, std::unique_ptr<transport::Link> link) {
+            engine->AddLink(peer, std::move(link));
+          }));
   return absl::OkStatus();
 }
 
@@ -129,17 +135,22 @@ Status ExpertServerImpl::Serve() {
                                                                  .engine = engine_.get(),
                                                                  .loop = &loop_,
                                                                  .loader = loader_.get()});
-  ATL_ASSIGN_OR_RETURN(server_, rpc::Server::Start({.listen = options_.node.listen,
-                                                    .health_listen = options_.node.health_listen,
-                                                    .insecure = options_.node.insecure},
-                                                   "expert", {service_.get(), acceptor_->service()}));
-  ATL_ASSIGN_OR_RETURN(const std::string address, cluster::AdvertisedAddress(options_.node, server_->address()));
+  ATL_ASSIGN_OR_RETURN(server_,
+                       rpc::Server::Start({.listen = options_.node.listen,
+                                           .health_listen = options_.node.health_listen,
+                                           .insecure = options_.node.insecure},
+                                          "expert", {service_.get(), acceptor_->service()}));
+  ATL_ASSIGN_OR_RETURN(const std::string address,
+                       cluster::AdvertisedAddress(options_.node, server_->address()));
   info_.set_grpc_address(address);
-  addresses_ = {
-      .grpc = server_->address(), .data = acceptor_->data_address(), .health = server_->health_address()};
+  addresses_ = {.grpc = server_->address(),
+                .data = acceptor_->data_address(),
+                .health = server_->health_address()};
   if (!options_.node.metrics_listen.empty()) {
-    ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options_.node.metrics_listen,
-                                                                 [this] { return ExpertMetrics(*store_, engine_->stats()); }));
+    ATL_ASSIGN_OR_RETURN(metrics_,
+                         metrics::MetricsServer::Start(options_.node.metrics_listen, [this] {
+                           return ExpertMetrics(*store_, engine_->stats());
+                         }));
     addresses_.metrics = metrics_->address();
   }
   return absl::OkStatus();
@@ -147,16 +158,17 @@ Status ExpertServerImpl::Serve() {
 
 Status ExpertServerImpl::Join() {
   ATL_ASSIGN_OR_RETURN(
-      join_, cluster::JoinClient::Start({.self = info_,
-                                         .join = options_.node.join,
-                                         .insecure = options_.node.insecure,
-                                         .state = [this] { return State(); },
-                                         .on_command =
-                                             [this](const cluster::pb::ExpertCommand& command) {
-                                               loader_->Obey({.term = command.term(),
-                                                              .target = ToKeys(command.target()),
-                                                              .may_unload = ToKeys(command.may_unload())});
-                                             }}));
+      join_,
+      cluster::JoinClient::Start({.self = info_,
+                                  .join = options_.node.join,
+                                  .insecure = options_.node.insecure,
+                                  .state = [this] { return State(); },
+                                  .on_command =
+                                      [this](const cluster::pb::ExpertCommand& command) {
+                                        loader_->Obey({.term = command.term(),
+                                                       .target = ToKeys(command.target()),
+                                                       .may_unload = ToKeys(command.may_unload())});
+                                      }}));
   absl::MutexLock lock(&mu_);
   serving_ = true;
   LogInfo("expert node '%s' serves %s on %s", info_.name(), checkpoint_->name(), addresses_.grpc);
@@ -213,7 +225,8 @@ void ExpertServerImpl::Stop() {
   }
   metrics_.reset();
   join_.reset();
-  if (loader_ != nullptr) loader_->Stop();  // what waits for it is answered before the server waits for the answers
+  if (loader_ != nullptr)
+    loader_->Stop();  // what waits for it is answered before the server waits for the answers
   server_.reset();
   loop_.Stop();
 }

@@ -17,27 +17,30 @@ StatusOr<std::unique_ptr<LocalStack>> LocalStack::Open(const LocalStackOptions& 
     return InvalidArgument("dispatch '%s': expected service or inline", options.dispatch);
   }
   std::unique_ptr<LocalStack> stack(new LocalStack());
-  ATL_ASSIGN_OR_RETURN(stack->profile_,
-                       model::FindProfile(options.profile.empty() ? model::kDefaultProfile : options.profile));
+  ATL_ASSIGN_OR_RETURN(
+      stack->profile_,
+      model::FindProfile(options.profile.empty() ? model::kDefaultProfile : options.profile));
   ATL_ASSIGN_OR_RETURN(stack->checkpoint_, model::Checkpoint::Open(options.model_dir));
   const model::Checkpoint& checkpoint = *stack->checkpoint_;
   ATL_RETURN_IF_ERROR(model::CheckServable(checkpoint.config()));
-  ATL_ASSIGN_OR_RETURN(stack->engine_options_,
-                       attention::ResolveEngineOptions(options.engine, checkpoint.config(), stack->profile_));
+  ATL_ASSIGN_OR_RETURN(
+      stack->engine_options_,
+      attention::ResolveEngineOptions(options.engine, checkpoint.config(), stack->profile_));
   const int cores = std::max(1u, std::thread::hardware_concurrency());
   stack->pool_ = std::make_unique<ThreadPool>(
       ThreadPoolOptions{.num_threads = options.threads > 0 ? options.threads : cores});
   ATL_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
   ATL_ASSIGN_OR_RETURN(stack->ctx_, kernels::MakeKernelContext(isa, stack->pool_.get()));
   ATL_ASSIGN_OR_RETURN(stack->weights_,
-                       attention::LoadModelWeights(checkpoint, stack->profile_, stack->engine_options_.context_length,
+                       attention::LoadModelWeights(checkpoint, stack->profile_,
+                                                   stack->engine_options_.context_length,
                                                    options.with_mtp, stack->pool_.get()));
   ATL_ASSIGN_OR_RETURN(stack->gates_, dispatch::GateWeights::Load(checkpoint, stack->pool_.get()));
   ATL_RETURN_IF_ERROR(stack->LoadExperts(options));
   stack->Connect(options);
-  stack->engine_ = std::make_unique<attention::Engine>(&stack->loop_, stack->ctx_, stack->weights_.get(),
-                                                       stack->fabric_.get(), stack->engine_options_,
-                                                       checkpoint.revision());
+  stack->engine_ = std::make_unique<attention::Engine>(
+      &stack->loop_, stack->ctx_, stack->weights_.get(), stack->fabric_.get(),
+      stack->engine_options_, checkpoint.revision());
   return stack;
 }
 
@@ -45,7 +48,8 @@ Status LocalStack::LoadExperts(const LocalStackOptions& options) {
   const model::ModelConfig& c = checkpoint_->config();
   const int num_nodes = std::max(1, options.num_expert_nodes);
   for (int i = 0; i < num_nodes; ++i) {
-    nodes_.push_back({.store = std::make_unique<expert::ExpertStore>(checkpoint_.get(), profile_, 0)});
+    nodes_.push_back(
+        {.store = std::make_unique<expert::ExpertStore>(checkpoint_.get(), profile_, 0)});
   }
   for (int32_t layer = 0; layer < static_cast<int32_t>(weights_->layers.size()); ++layer) {
     if (!c.is_moe_layer(layer)) continue;
@@ -72,9 +76,10 @@ void LocalStack::Connect(const LocalStackOptions& options) {
       layer.resize(c.num_expert_ids());
       layer[key.expert].push_back(static_cast<int32_t>(i));
     }
-    nodes_[i].engine = std::make_unique<expert::ExpertEngine>(&loop_, ctx_, c, profile_, nodes_[i].store.get(),
-                                                              expert::EngineOptions{});
-    auto [to_expert, to_router] = transport::MakeInprocLinks(&loop_, &loop_, transport::LinkLimits{});
+    nodes_[i].engine = std::make_unique<expert::ExpertEngine>(
+        &loop_, ctx_, c, profile_, nodes_[i].store.get(), expert::EngineOptions{});
+    auto [to_expert, to_router] =
+        transport::MakeInprocLinks(&loop_, &loop_, transport::LinkLimits{});
     nodes_[i].engine->AddLink("dispatcher", std::move(to_router));
     dispatcher_->AddLink(name, std::move(to_expert));
   }
@@ -83,9 +88,12 @@ void LocalStack::Connect(const LocalStackOptions& options) {
     fabric_ = dispatch::MakeInlineFabric(&loop_, dispatcher_.get());
     return;
   }
-  dispatch_server_ = std::make_unique<dispatch::DispatchServer>(&loop_, c, profile_, dispatcher_.get());
-  auto remote = std::make_unique<dispatch::RemoteFabric>(&loop_, c, profile_, dispatch::DispatcherOptions{});
-  auto [to_router, to_attention] = transport::MakeInprocLinks(&loop_, &loop_, transport::LinkLimits{});
+  dispatch_server_ =
+      std::make_unique<dispatch::DispatchServer>(&loop_, c, profile_, dispatcher_.get());
+  auto remote =
+      std::make_unique<dispatch::RemoteFabric>(&loop_, c, profile_, dispatch::DispatcherOptions{});
+  auto [to_router, to_attention] =
+      transport::MakeInprocLinks(&loop_, &loop_, transport::LinkLimits{});
   dispatch_server_->AddLink("attention", std::move(to_attention));
   remote->AddLink("router", std::move(to_router));
   fabric_ = std::move(remote);

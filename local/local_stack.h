@@ -1,4 +1,5 @@
-// The whole model in one process: what `atoll serve`, `atoll verify` and the exactness tests are built from.
+// The whole model in one process: what `atoll serve`, `atoll verify` and the exactness tests are
+// built from.
 #pragma once
 
 #include <cstdint>
@@ -26,19 +27,20 @@ namespace atl::local {
 
 struct LocalStackOptions {
   std::string model_dir;
-  std::string profile;              // empty: model::kDefaultProfile
+  std::string profile;  // empty: model::kDefaultProfile
   std::string isa = "auto";
-  int threads = 0;                  // 0: all cores
-  std::string dispatch = "service"; // "service": frames through a router's server; "inline": the dispatcher directly
+  int threads = 0;  // 0: all cores
+  std::string dispatch =
+      "service";  // "service": frames through a router's server; "inline": the dispatcher directly
   attention::EngineOptions engine;
-  bool with_mtp = false;            // load the MTP layer too
-  int num_expert_nodes = 1;         // engines, each with its share of the experts
+  bool with_mtp = false;     // load the MTP layer too
+  int num_expert_nodes = 1;  // engines, each with its share of the experts
   // Which node holds (layer, expert); empty: expert modulo nodes.
   std::function<int(int32_t layer, int32_t expert)> shard;
 };
 
-// All parts run on one loop, joined by in-process links: a frame is a direct call. The loop belongs to the engine's
-// thread once Start was called, before that to the caller.
+// All parts run on one loop, joined by in-process links: a frame is a direct call. The loop belongs
+// to the engine's thread once Start was called, before that to the caller.
 class LocalStack {
  public:
   static StatusOr<std::unique_ptr<LocalStack>> Open(const LocalStackOptions& options);

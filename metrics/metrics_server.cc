@@ -42,10 +42,12 @@ class Collector : public prometheus::Collectable {
 class MetricsServerImpl : public MetricsServer {
  public:
   MetricsServerImpl(const std::string& listen, metrics::Collect collect)
-      : collector_(std::make_shared<Collector>(std::move(collect))), exposer_(listen, /*num_threads=*/1) {
+      : collector_(std::make_shared<Collector>(std::move(collect))),
+        exposer_(listen, /*num_threads=*/1) {
     exposer_.RegisterCollectable(collector_);
     const std::vector<int> ports = exposer_.GetListeningPorts();
-    address_ = absl::StrFormat("%s:%d", listen.substr(0, listen.rfind(':')), ports.empty() ? 0 : ports.front());
+    address_ = absl::StrFormat("%s:%d", listen.substr(0, listen.rfind(':')),
+                               ports.empty() ? 0 : ports.front());
   }
   const std::string& address() const override { return address_; }
 
@@ -58,14 +60,18 @@ class MetricsServerImpl : public MetricsServer {
 }  // namespace
 
 Family Counter(std::string name, std::string help, double value) {
-  return {.name = std::move(name), .help = std::move(help), .counter = true, .samples = {{.value = value}}};
+  return {.name = std::move(name),
+          .help = std::move(help),
+          .counter = true,
+          .samples = {{.value = value}}};
 }
 
 Family Gauge(std::string name, std::string help, double value) {
   return {.name = std::move(name), .help = std::move(help), .samples = {{.value = value}}};
 }
 
-StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& listen, metrics::Collect collect) {
+StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& listen,
+                                                              metrics::Collect collect) {
   try {
     return std::make_unique<MetricsServerImpl>(listen, std::move(collect));
   } catch (const std::exception& error) {

@@ -11,7 +11,8 @@
 
 namespace atl::metrics {
 
-// One metric family as of now. Names and units by Prometheus' conventions: "atoll_" first, base units, counters end in "_total".
+// One metric family as of now. Names and units by Prometheus' conventions: "atoll_" first, base
+// units, counters end in "_total".
 struct Family {
   std::string name;
   std::string help;

@@ -9,6 +9,7 @@
 
 namespace atl::router {
 
-std::vector<metrics::Family> RouterMetrics(const front_door::FrontDoor& door, const dispatch::Dispatcher& dispatcher);
+std::vector<metrics::Family> RouterMetrics(const front_door::FrontDoor& door,
+                                           const dispatch::Dispatcher& dispatcher);
 
 }  // namespace atl::router

@@ -27,15 +27,16 @@
 #include "router_service/dispatch/model_experts.h"
 #include "router_service/front_door/front_door.h"
 #include "router_service/readiness.h"
-#include "router_service/service.h"
 #include "router_service/router_metrics.h"
+#include "router_service/service.h"
 #include "rpc/server.h"
 
 namespace atl::router {
 namespace {
 
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(10);
-constexpr absl::Duration kQuiet = absl::Milliseconds(100);         // no dispatch for so long: attention nodes have gone elsewhere
+constexpr absl::Duration kQuiet =
+    absl::Milliseconds(100);  // no dispatch for so long: attention nodes have gone elsewhere
 constexpr absl::Duration kReadyInterval = absl::Milliseconds(500);
 constexpr absl::Duration kStopGrace = absl::Seconds(1);
 
@@ -116,46 +117,52 @@ Status RouterServerImpl::Begin() {
 Status RouterServerImpl::OpenModel() {
   ATL_ASSIGN_OR_RETURN(checkpoint_, model::Checkpoint::Open(options_.node.model_dir));
   ATL_RETURN_IF_ERROR(model::CheckServable(checkpoint_->config()));
-  ATL_ASSIGN_OR_RETURN(
-      profile_, model::FindProfile(options_.node.profile.empty() ? model::kDefaultProfile : options_.node.profile));
+  ATL_ASSIGN_OR_RETURN(profile_,
+                       model::FindProfile(options_.node.profile.empty() ? model::kDefaultProfile
+                                                                        : options_.node.profile));
   experts_ = dispatch::ModelExpertsOf(checkpoint_->config());
   const int cores = std::max(1u, std::thread::hardware_concurrency());
   pool_ = std::make_unique<ThreadPool>(
       ThreadPoolOptions{.num_threads = options_.node.threads > 0 ? options_.node.threads : cores});
   ATL_ASSIGN_OR_RETURN(gates_, dispatch::GateWeights::Load(*checkpoint_, pool_.get()));
   ATL_ASSIGN_OR_RETURN(served_, front_door::LoadServedModel(checkpoint_.get(), profile_));
-  info_ = cluster::MakeNodeInfo(options_.node, cluster::pb::NODE_ROLE_ROUTER, checkpoint_->revision(),
-                                model::NumericsId(profile_));
+  info_ = cluster::MakeNodeInfo(options_.node, cluster::pb::NODE_ROLE_ROUTER,
+                                checkpoint_->revision(), model::NumericsId(profile_));
   info_.set_rank(options_.rank);
   return absl::OkStatus();
 }
 
 Status RouterServerImpl::MakeDispatch() {
   ATL_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options_.node.isa));
-  ATL_ASSIGN_OR_RETURN(const kernels::KernelContext context, kernels::MakeKernelContext(isa, pool_.get()));
+  ATL_ASSIGN_OR_RETURN(const kernels::KernelContext context,
+                       kernels::MakeKernelContext(isa, pool_.get()));
   transport::EventLoop* const loop = loop_.loop();
   dispatcher_ = std::make_unique<dispatch::Dispatcher>(
       loop, context, checkpoint_->config(), profile_, gates_.get(),
       dispatch::DispatcherOptions{.coverage_timeout = options_.node.coverage_timeout});
-  dispatch_server_ =
-      std::make_unique<dispatch::DispatchServer>(loop, checkpoint_->config(), profile_, dispatcher_.get());
+  dispatch_server_ = std::make_unique<dispatch::DispatchServer>(loop, checkpoint_->config(),
+                                                                profile_, dispatcher_.get());
   const cluster::LinkIdentity self = cluster::IdentityOf(info_);
-  ATL_ASSIGN_OR_RETURN(std::vector<transport::LinkKind> kinds, cluster::AllowedLinks(options_.node));
+  ATL_ASSIGN_OR_RETURN(std::vector<transport::LinkKind> kinds,
+                       cluster::AllowedLinks(options_.node));
   connector_ = std::make_unique<cluster::LinkConnector>(
       loop, cluster::LinkConnectorOptions{.self = self, .offered = std::move(kinds)},
       cluster::LinkConnector::Callbacks{
-          .on_link = [this](const std::string& node,
-                            std::unique_ptr<transport::Link> link) { dispatcher_->AddLink(node, std::move(link)); },
+          .on_link =
+              [this](const std::string& node, std::unique_ptr<transport::Link> link) {
+                dispatcher_->AddLink(node, std::move(link));
+              },
           .on_gone = [this](const std::string& node) { dispatcher_->RemoveLink(node); }});
   dispatcher_->OnLinkClosed([this](const cluster::NodeName& node, const Status& why) {
     LogWarning("lost the link to '%s': %s", node, why.ToString());
     connector_->LinkClosed(node);
   });
-  ATL_ASSIGN_OR_RETURN(acceptor_, cluster::LinkAcceptor::Listen(
-                                      loop, options_.node, self,
-                                      [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
-                                        dispatch_server_->AddLink(peer, std::move(link));
-                                      }));
+  ATL_ASSIGN_OR_RETURN(acceptor_,
+                       cluster::LinkAcceptor::Listen(
+                           loop, options_.node, self,
+                           [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
+                             dispatch_server_->AddLink(peer, std::move(link));
+                           }));
   return absl::OkStatus();
 }
 
@@ -179,18 +186,23 @@ Status RouterServerImpl::Serve() {
     return cluster::MakePlacement(snapshot->nodes, experts_, snapshot->version);
   });
   std::vector<grpc::Service*> services = front_door_->services();
-  services.insert(services.end(), {cluster_service_.get(), router_service_.get(), acceptor_->service()});
+  services.insert(services.end(),
+                  {cluster_service_.get(), router_service_.get(), acceptor_->service()});
   ATL_ASSIGN_OR_RETURN(server_, rpc::Server::Start({.listen = options_.node.listen,
                                                     .health_listen = options_.node.health_listen,
                                                     .insecure = options_.node.insecure},
                                                    "router", services));
-  ATL_ASSIGN_OR_RETURN(const std::string address, cluster::AdvertisedAddress(options_.node, server_->address()));
+  ATL_ASSIGN_OR_RETURN(const std::string address,
+                       cluster::AdvertisedAddress(options_.node, server_->address()));
   info_.set_grpc_address(address);
-  addresses_ = {
-      .grpc = server_->address(), .data = acceptor_->data_address(), .health = server_->health_address()};
+  addresses_ = {.grpc = server_->address(),
+                .data = acceptor_->data_address(),
+                .health = server_->health_address()};
   if (!options_.node.metrics_listen.empty()) {
-    ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options_.node.metrics_listen,
-                                                                 [this] { return RouterMetrics(*front_door_, *dispatcher_); }));
+    ATL_ASSIGN_OR_RETURN(metrics_,
+                         metrics::MetricsServer::Start(options_.node.metrics_listen, [this] {
+                           return RouterMetrics(*front_door_, *dispatcher_);
+                         }));
     addresses_.metrics = metrics_->address();
   }
   return absl::OkStatus();
@@ -270,7 +282,9 @@ void RouterServerImpl::FollowView() {
   for (const auto& node : snapshot->nodes) {
     const cluster::pb::NodeInfo& info = node->info();
     if (info.role() == cluster::pb::NODE_ROLE_EXPERT) {
-      peers.push_back({.name = info.name(), .grpc_address = info.grpc_address(), .incarnation = info.incarnation()});
+      peers.push_back({.name = info.name(),
+                       .grpc_address = info.grpc_address(),
+                       .incarnation = info.incarnation()});
     }
     if (info.role() == cluster::pb::NODE_ROLE_ROUTER && info.name() != info_.name()) {
       routers.push_back(info.grpc_address());
@@ -307,11 +321,13 @@ void RouterServerImpl::DrainAndStop() {
   front_door_->StopAdmitting();
   loop_.loop()->Post([this] { UpdateReady(); });
   AnnounceSelf();
-  while (front_door_->num_running() + front_door_->num_queued() > 0 && cluster::Uptime() < give_up) {
+  while (front_door_->num_running() + front_door_->num_queued() > 0 &&
+         cluster::Uptime() < give_up) {
     absl::SleepFor(kDrainPoll);
   }
   front_door_->EndAll();
-  // Other routers' sequences may still be dispatched here: their attention nodes go elsewhere when they see this one drain.
+  // Other routers' sequences may still be dispatched here: their attention nodes go elsewhere when
+  // they see this one drain.
   absl::Duration busy = cluster::Uptime();
   while (cluster::Uptime() - busy < kQuiet && cluster::Uptime() < give_up) {
     if (dispatcher_->outstanding() > 0) busy = cluster::Uptime();

@@ -14,9 +14,11 @@ struct RouterServerOptions {
   int rank = 0;                       // the live router of lowest rank plans
   int max_concurrent_requests = 256;  // running at attention nodes, from this router
   int max_queued_requests = 1024;     // waiting here; beyond: RESOURCE_EXHAUSTED
-  int64_t context_length = 0;         // positions of a sequence at most, as at the attention nodes; 0: as the model says
+  int64_t context_length =
+      0;  // positions of a sequence at most, as at the attention nodes; 0: as the model says
   int min_replicas = 1;
-  absl::Duration settle = absl::Milliseconds(300);  // quiet time of the membership before the planner acts
+  absl::Duration settle =
+      absl::Milliseconds(300);  // quiet time of the membership before the planner acts
 };
 
 class RouterServer {

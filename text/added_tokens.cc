@@ -14,7 +14,8 @@ bool IsSpace(std::string_view text, size_t pos) {
 
 }  // namespace
 
-AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)), nodes_(1) {
+AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens)
+    : tokens_(std::move(tokens)), nodes_(1) {
   for (size_t i = 0; i < tokens_.size(); ++i) {
     uint32_t at = 0;
     for (const char c : tokens_[i].content) {
@@ -55,7 +56,8 @@ void AddedTokenMatcher::Split(std::string_view text, std::vector<Piece>* pieces)
     size_t start = pos, end = pos + found->content.size();
     pos = end;
     if (found->lstrip) {
-      while (start > done && IsSpace(text, PreviousStart(text, start))) start = PreviousStart(text, start);
+      while (start > done && IsSpace(text, PreviousStart(text, start)))
+        start = PreviousStart(text, start);
     }
     if (found->rstrip) {
       while (end < text.size() && IsSpace(text, end)) end += CodePointAt(text, end).length;

@@ -11,7 +11,8 @@
 
 namespace atl::text {
 
-// The longest token at the leftmost place, then on behind it. Constant after construction; any thread may call.
+// The longest token at the leftmost place, then on behind it. Constant after construction; any
+// thread may call.
 class AddedTokenMatcher {
  public:
   explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
@@ -32,7 +33,7 @@ class AddedTokenMatcher {
   static uint32_t Child(const Node& node, unsigned char byte);
 
   const std::vector<AddedToken> tokens_;
-  std::vector<Node> nodes_;  // [0] is the root
+  std::vector<Node> nodes_;            // [0] is the root
   std::array<uint32_t, 256> first_{};  // the root's children; 0: none
 };
 

@@ -20,12 +20,16 @@ int TableBits(size_t count) {
 }  // namespace
 
 MergeTable::MergeTable(const std::vector<TokenizerSpec::Merge>& merges)
-    : shift_(64 - TableBits(merges.size())), entries_(size_t{1} << TableBits(merges.size()), Entry{0, kNone, 0}) {
+    : shift_(64 - TableBits(merges.size())),
+      entries_(size_t{1} << TableBits(merges.size()), Entry{0, kNone, 0}) {
   for (uint32_t rank = 0; rank < merges.size(); ++rank) {
     const uint64_t pair = uint64_t{merges[rank].left} << 32 | merges[rank].right;
     size_t at = Hash(pair) >> shift_;
-    while (entries_[at].rank != kNone && entries_[at].pair != pair) at = (at + 1) & (entries_.size() - 1);
-    entries_[at] = {pair, rank, merges[rank].result};  // of a pair given twice the later rank holds, as in tokenizers
+    while (entries_[at].rank != kNone && entries_[at].pair != pair)
+      at = (at + 1) & (entries_.size() - 1);
+    entries_[at] = {
+        pair, rank,
+        merges[rank].result};  // of a pair given twice the later rank holds, as in tokenizers
   }
 }
 
@@ -43,14 +47,16 @@ Bpe::Bpe(const TokenizerSpec& spec) : merges_(spec.merges) {
     words.push_back({pool_.size(), bytes->size(), id});
     pool_ += *bytes;
   }
-  // A word that is a token is that token if its merges lead there: found once here, looked up ever after.
+  // A word that is a token is that token if its merges lead there: found once here, looked up ever
+  // after.
   whole_words_.reserve(words.size());
   std::vector<uint32_t> ids;
   for (const Word& word : words) {
     const std::string_view bytes(pool_.data() + word.begin, word.size);
     ids.clear();
     if (!spec.ignore_merges) Merge(bytes, &ids);
-    if (spec.ignore_merges || (ids.size() == 1 && ids[0] == word.id)) whole_words_.emplace(bytes, word.id);
+    if (spec.ignore_merges || (ids.size() == 1 && ids[0] == word.id))
+      whole_words_.emplace(bytes, word.id);
   }
 }
 
@@ -125,7 +131,9 @@ void Bpe::MergeLong(std::string_view word, std::vector<uint32_t>* ids) const {
     uint32_t rank;
     int64_t at;
     uint32_t left, right, result;
-    bool operator>(const Candidate& other) const { return rank != other.rank ? rank > other.rank : at > other.at; }
+    bool operator>(const Candidate& other) const {
+      return rank != other.rank ? rank > other.rank : at > other.at;
+    }
   };
   std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
   const auto offer = [&](int64_t at) {
@@ -139,7 +147,8 @@ void Bpe::MergeLong(std::string_view word, std::vector<uint32_t>* ids) const {
     const Candidate best = queue.top();
     queue.pop();
     Symbol& left = symbols[best.at];
-    if (left.id != best.left || left.next < 0 || symbols[left.next].id != best.right) continue;  // merged meanwhile
+    if (left.id != best.left || left.next < 0 || symbols[left.next].id != best.right)
+      continue;  // merged meanwhile
     Symbol& right = symbols[left.next];
     left.id = best.result;
     right.id = kNone;

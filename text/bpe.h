@@ -45,8 +45,8 @@ class Bpe {
   // REQUIRES: the ids of spec.merges are those of tokens in spec.vocab.
   explicit Bpe(const TokenizerSpec& spec);
 
-  // Appends the ids of `word` (any bytes): always the adjacent pair of lowest rank is merged, the leftmost first. Bytes without
-  // a token add nothing. n bytes take O(n log n).
+  // Appends the ids of `word` (any bytes): always the adjacent pair of lowest rank is merged, the
+  // leftmost first. Bytes without a token add nothing. n bytes take O(n log n).
   void Encode(std::string_view word, std::vector<uint32_t>* ids) const;
 
  private:
@@ -56,7 +56,7 @@ class Bpe {
 
   std::array<uint32_t, 256> byte_id_;
   MergeTable merges_;
-  std::string pool_;  // the bytes of whole_words_' keys
+  std::string pool_;                                             // the bytes of whole_words_' keys
   absl::flat_hash_map<std::string_view, uint32_t> whole_words_;  // words that are one token
 };
 

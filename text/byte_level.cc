@@ -10,7 +10,8 @@ namespace {
 constexpr int kAlphabetEnd = 0x144;  // 0x100 + the 68 bytes that are not printable
 
 constexpr bool IsPrintable(int byte) {
-  return (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || (byte >= 0xAE && byte <= 0xFF);
+  return (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) ||
+         (byte >= 0xAE && byte <= 0xFF);
 }
 
 struct Alphabet {

@@ -8,7 +8,8 @@
 
 namespace atl::text {
 
-// The classes are bits; a code point has at most one of the first five. kSpace is White_Space (regex \s).
+// The classes are bits; a code point has at most one of the first five. kSpace is White_Space
+// (regex \s).
 enum UnicodeClass : uint8_t {
   kLetter = 1,
   kMark = 2,
@@ -18,7 +19,8 @@ enum UnicodeClass : uint8_t {
   kSpace = 32,
 };
 
-// One byte for every code point, stored in blocks of 256, equal blocks once. Constant after construction.
+// One byte for every code point, stored in blocks of 256, equal blocks once. Constant after
+// construction.
 class CodePointTable {
  public:
   // `value_of`: ranges {first, last} and the bits to set there.

@@ -17,15 +17,17 @@ struct ChatMessage {
 // Constant after parsing; any thread may call.
 class ChatTemplate {
  public:
-  // Unimplemented names a construct outside the subset and its line; InvalidArgument a syntax error.
+  // Unimplemented names a construct outside the subset and its line; InvalidArgument a syntax
+  // error.
   static StatusOr<std::unique_ptr<ChatTemplate>> Parse(const std::string& source);
   ~ChatTemplate();
 
-  // The prompt's text. add_generation_prompt is false when the last message is the assistant's, which is then continued:
-  // what the template puts after that message's content (its end-of-sentence mark) is cut off.
-  // InvalidArgument if the template raises (raise_exception) or an operation fails; bounded in steps and output size.
-  StatusOr<std::string> Render(const std::vector<ChatMessage>& messages, const std::string& bos_token,
-                               const std::string& eos_token) const;
+  // The prompt's text. add_generation_prompt is false when the last message is the assistant's,
+  // which is then continued: what the template puts after that message's content (its
+  // end-of-sentence mark) is cut off. InvalidArgument if the template raises (raise_exception) or
+  // an operation fails; bounded in steps and output size.
+  StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
+                               const std::string& bos_token, const std::string& eos_token) const;
 
   struct Impl;
 

@@ -33,7 +33,8 @@ class RunSplitter : public Splitter {
         pos += c.length;
         continue;
       }
-      // \s? takes the blank if a member follows; a blank that is a member itself may also begin the run.
+      // \s? takes the blank if a member follows; a blank that is a member itself may also begin the
+      // run.
       size_t end = bits & starts_ & kBlank ? RunEnd(text, pos + c.length) : pos;
       if (end <= pos + c.length) end = bits & kMember ? RunEnd(text, pos) : pos;
       if (end == pos) {
@@ -100,11 +101,12 @@ class TrailingBlanksSplitter : public Splitter {
 
 // The last of DeepSeek-V3's three expressions. Its alternatives, tried in this order at each place:
 constexpr char kDeepSeekV3[] =
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"  // ASCII punctuation and the word behind it
-    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"              // a word, with one other character before it
-    "| ?[\\p{P}\\p{S}]+[\r\n]*"                               // punctuation, with a space before and line ends behind
-    "|\\s*[\r\n]+"                                            // blanks up to the last line end among them
-    "|\\s+(?!\\S)"                                            // blanks but the last, which goes with the next word
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"  // ASCII punctuation and the word
+                                                             // behind it
+    "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"  // a word, with one other character before it
+    "| ?[\\p{P}\\p{S}]+[\r\n]*"  // punctuation, with a space before and line ends behind
+    "|\\s*[\r\n]+"               // blanks up to the last line end among them
+    "|\\s+(?!\\S)"               // blanks but the last, which goes with the next word
     "|\\s+";
 
 class DeepSeekV3Splitter : public Splitter {
@@ -154,12 +156,14 @@ class DeepSeekV3Splitter : public Splitter {
     const uint8_t next_bits = next < text.size() ? classes_[CodePointAt(text, next).value] : 0;
     if (bits & kWord) return RunEnd(text, next, kWord);
     if (bits & kSign) {
-      if (c.value >= 0x80 || next >= text.size() || !IsAsciiLetter(text[next])) return SignsEnd(text, next);
+      if (c.value >= 0x80 || next >= text.size() || !IsAsciiLetter(text[next]))
+        return SignsEnd(text, next);
       size_t end = next + 1;
       while (end < text.size() && IsAsciiLetter(text[end])) ++end;
       return end;
     }
-    if ((next_bits & kWord) && !(c.length == 1 && IsLineEnd(text[pos]))) return RunEnd(text, next, kWord);
+    if ((next_bits & kWord) && !(c.length == 1 && IsLineEnd(text[pos])))
+      return RunEnd(text, next, kWord);
     if (!(bits & kSpace)) return pos;
     if (c.value == ' ' && (next_bits & kSign)) return SignsEnd(text, next);
     const size_t run_end = RunEnd(text, next, kSpace);

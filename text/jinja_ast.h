@@ -15,17 +15,17 @@ using ExprPtr = std::unique_ptr<Expr>;
 
 struct Expr {
   enum Kind {
-    kConstant,     // value
-    kName,         // name
-    kList,         // operands
-    kDict,         // operands: key, value, key, value
-    kAttribute,    // operands[0] . name
-    kItem,         // operands[0] [ operands[1] ]
-    kSlice,        // operands[0] [ operands[1] : [2] : [3] ], absent ones null
-    kFunction,     // name ( arguments )
-    kMethod,       // operands[0] . name ( arguments )
-    kFilter,       // operands[0] | name ( arguments )
-    kTest,         // operands[0] is name ( arguments )
+    kConstant,   // value
+    kName,       // name
+    kList,       // operands
+    kDict,       // operands: key, value, key, value
+    kAttribute,  // operands[0] . name
+    kItem,       // operands[0] [ operands[1] ]
+    kSlice,      // operands[0] [ operands[1] : [2] : [3] ], absent ones null
+    kFunction,   // name ( arguments )
+    kMethod,     // operands[0] . name ( arguments )
+    kFilter,     // operands[0] | name ( arguments )
+    kTest,       // operands[0] is name ( arguments )
     kNot,
     kNegative,
     kAnd,
@@ -57,8 +57,10 @@ struct Statement {
   int line;
   std::string text;                // kText
   std::vector<std::string> names;  // kSet: name, or namespace and attribute; kFor: the targets
-  std::vector<ExprPtr> exprs;      // kPrint, kSet: the value; kIf: the conditions; kFor: what to go through, the filter or null
-  std::vector<Body> bodies;        // kIf: one a condition, and the else's; kFor: the loop's and the else's (may be empty)
+  std::vector<ExprPtr> exprs;      // kPrint, kSet: the value; kIf: the conditions; kFor: what to go
+                                   // through, the filter or null
+  std::vector<Body> bodies;        // kIf: one a condition, and the else's; kFor: the loop's and the
+                                   // else's (may be empty)
 };
 
 }  // namespace atl::text::jinja

@@ -17,12 +17,15 @@ constexpr std::string_view kFunctions[] = {"namespace", "range", "raise_exceptio
 constexpr std::string_view kTextMethods[] = {"strip",      "lstrip",   "rstrip",  "split", "rsplit",
                                              "startswith", "endswith", "replace", "join"};
 constexpr std::string_view kDictMethods[] = {"items", "keys", "values", "get"};
-constexpr std::string_view kFilters[] = {"trim", "tojson", "length", "count",  "default", "d",
-                                         "join", "first",  "last",   "string", "list",    "replace"};
-constexpr std::string_view kTests[] = {"defined", "undefined", "none",  "string",  "number",   "integer",
-                                       "boolean", "true",      "false", "mapping", "sequence", "iterable"};
-constexpr std::string_view kPythonMethods[] = {"clear", "copy", "fromkeys",   "get",    "items", "keys",
-                                               "pop",   "popitem", "setdefault", "update", "values"};
+constexpr std::string_view kFilters[] = {"trim",    "tojson", "length", "count",
+                                         "default", "d",      "join",   "first",
+                                         "last",    "string", "list",   "replace"};
+constexpr std::string_view kTests[] = {"defined", "undefined", "none",     "string",
+                                       "number",  "integer",   "boolean",  "true",
+                                       "false",   "mapping",   "sequence", "iterable"};
+constexpr std::string_view kPythonMethods[] = {"clear",      "copy",   "fromkeys", "get",
+                                               "items",      "keys",   "pop",      "popitem",
+                                               "setdefault", "update", "values"};
 
 // The arguments of one call by parameter, nullptr where absent.
 // Unimplemented if there are more, or others, than `parameters` names.
@@ -35,8 +38,10 @@ StatusOr<std::vector<const Value*>> Bind(const std::string& callee, const CallAr
   for (size_t i = 0; i < arguments.by_place.size(); ++i) bound[i] = &arguments.by_place[i];
   for (const auto& [keyword, value] : arguments.by_name) {
     const auto at = std::find(parameters.begin(), parameters.end(), keyword) - parameters.begin();
-    if (at == static_cast<ptrdiff_t>(parameters.size())) return Unimplemented("%s with argument %s", callee, keyword);
-    if (bound[at] != nullptr) return InvalidArgument("%s: argument %s given twice", callee, keyword);
+    if (at == static_cast<ptrdiff_t>(parameters.size()))
+      return Unimplemented("%s with argument %s", callee, keyword);
+    if (bound[at] != nullptr)
+      return InvalidArgument("%s: argument %s given twice", callee, keyword);
     bound[at] = &value;
   }
   return bound;
@@ -44,7 +49,8 @@ StatusOr<std::vector<const Value*>> Bind(const std::string& callee, const CallAr
 
 StatusOr<const std::string*> TextArgument(const std::string& callee, const Value* value) {
   if (value == nullptr) return InvalidArgument("%s: an argument is missing", callee);
-  if (value->string() == nullptr) return InvalidArgument("%s: expected a string, found %s", callee, value->TypeName());
+  if (value->string() == nullptr)
+    return InvalidArgument("%s: expected a string, found %s", callee, value->TypeName());
   return value->string();
 }
 
@@ -58,7 +64,8 @@ Status CheckItems(size_t items) {
   return InvalidArgument("a list of more than %d items", kMaxItems);
 }
 
-StatusOr<Value> Strip(const std::string& text, const std::string& name, const CallArguments& arguments) {
+StatusOr<Value> Strip(const std::string& text, const std::string& name,
+                      const CallArguments& arguments) {
   ATL_ASSIGN_OR_RETURN(const auto bound, Bind(name, arguments, {"chars"}));
   const std::string* set = nullptr;
   if (bound[0] != nullptr && !bound[0]->is_none()) {
@@ -71,7 +78,8 @@ StatusOr<Value> Strip(const std::string& text, const std::string& name, const Ca
 }
 
 // str.split and str.rsplit at `separator`, `limit` times at most.
-StatusOr<Value> SplitAt(std::string_view text, const std::string& separator, int64_t limit, bool from_right) {
+StatusOr<Value> SplitAt(std::string_view text, const std::string& separator, int64_t limit,
+                        bool from_right) {
   List parts;
   for (; limit > 0; --limit) {
     ATL_RETURN_IF_ERROR(CheckItems(parts.size()));
@@ -86,7 +94,8 @@ StatusOr<Value> SplitAt(std::string_view text, const std::string& separator, int
   return Value(std::move(parts));
 }
 
-StatusOr<Value> Split(const std::string& text, const std::string& name, const CallArguments& arguments) {
+StatusOr<Value> Split(const std::string& text, const std::string& name,
+                      const CallArguments& arguments) {
   ATL_ASSIGN_OR_RETURN(const auto bound, Bind(name, arguments, {"sep", "maxsplit"}));
   int64_t limit = -1;
   if (bound[1] != nullptr) {
@@ -99,11 +108,13 @@ StatusOr<Value> Split(const std::string& text, const std::string& name, const Ca
     if (separator->empty()) return InvalidArgument("%s: empty separator", name);
     return SplitAt(text, *separator, limit, name == "rsplit");
   }
-  if (bound[1] != nullptr || name == "rsplit") return Unimplemented("%s at white space with a limit", name);
+  if (bound[1] != nullptr || name == "rsplit")
+    return Unimplemented("%s at white space with a limit", name);
   List parts;
   for (std::string_view rest = StripLeft(text); !rest.empty(); rest = StripLeft(rest)) {
     size_t end = 0;
-    while (end < rest.size() && !IsPythonSpace(CodePointAt(rest, end).value)) end += CodePointAt(rest, end).length;
+    while (end < rest.size() && !IsPythonSpace(CodePointAt(rest, end).value))
+      end += CodePointAt(rest, end).length;
     ATL_RETURN_IF_ERROR(CheckItems(parts.size()));
     parts.emplace_back(std::string(rest.substr(0, end)));
     rest.remove_prefix(end);
@@ -111,7 +122,8 @@ StatusOr<Value> Split(const std::string& text, const std::string& name, const Ca
   return Value(std::move(parts));
 }
 
-StatusOr<Value> Replace(const std::string& text, const std::string& name, const CallArguments& arguments) {
+StatusOr<Value> Replace(const std::string& text, const std::string& name,
+                        const CallArguments& arguments) {
   ATL_ASSIGN_OR_RETURN(const auto bound, Bind(name, arguments, {"old", "new"}));
   ATL_ASSIGN_OR_RETURN(const std::string* from, TextArgument(name, bound[0]));
   ATL_ASSIGN_OR_RETURN(const std::string* to, TextArgument(name, bound[1]));
@@ -136,7 +148,8 @@ StatusOr<Value> Join(const std::string& separator, const Value& items, bool conv
   for (const Value& item : *list.list()) {
     if (!first) out += separator;
     first = false;
-    if (!convert && item.string() == nullptr) return InvalidArgument("join: found %s among the items", item.TypeName());
+    if (!convert && item.string() == nullptr)
+      return InvalidArgument("join: found %s among the items", item.TypeName());
     ATL_ASSIGN_OR_RETURN(const std::string text, ToText(item));
     out += text;
     ATL_RETURN_IF_ERROR(CheckSize(out.size()));
@@ -144,7 +157,8 @@ StatusOr<Value> Join(const std::string& separator, const Value& items, bool conv
   return Value(std::move(out));
 }
 
-StatusOr<Value> CallTextMethod(const std::string& text, const std::string& name, const CallArguments& arguments) {
+StatusOr<Value> CallTextMethod(const std::string& text, const std::string& name,
+                               const CallArguments& arguments) {
   if (name == "split" || name == "rsplit") return Split(text, name, arguments);
   if (name == "replace") return Replace(text, name, arguments);
   if (name == "join") {
@@ -162,7 +176,8 @@ StatusOr<Value> CallTextMethod(const std::string& text, const std::string& name,
   return Strip(text, name, arguments);
 }
 
-StatusOr<Value> CallDictMethod(const Dict& dict, const std::string& name, const CallArguments& arguments) {
+StatusOr<Value> CallDictMethod(const Dict& dict, const std::string& name,
+                               const CallArguments& arguments) {
   if (name == "get") {
     ATL_ASSIGN_OR_RETURN(const auto bound, Bind(name, arguments, {"key", "default"}));
     ATL_ASSIGN_OR_RETURN(const std::string* key, TextArgument(name, bound[0]));
@@ -194,7 +209,8 @@ StatusOr<Value> Range(const CallArguments& arguments) {
   if (step == 0) return InvalidArgument("range: step is 0");
   List list;
   for (__int128 i = start; step > 0 ? i < stop : i > stop; i += step) {
-    if (static_cast<int64_t>(list.size()) == kMaxRange) return InvalidArgument("range: more than %d numbers", kMaxRange);
+    if (static_cast<int64_t>(list.size()) == kMaxRange)
+      return InvalidArgument("range: more than %d numbers", kMaxRange);
     list.emplace_back(static_cast<int64_t>(i));
   }
   return Value(std::move(list));
@@ -222,13 +238,16 @@ StatusOr<Value> Length(const Value& input) {
   if (input.loop() != nullptr) return Unimplemented("length of loop");
   if (input.string() == nullptr) return InvalidArgument("length: found %s", input.TypeName());
   const auto is_start = [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; };
-  return Value(static_cast<int64_t>(std::count_if(input.string()->begin(), input.string()->end(), is_start)));
+  return Value(static_cast<int64_t>(
+      std::count_if(input.string()->begin(), input.string()->end(), is_start)));
 }
 
 }  // namespace
 
 bool IsFunction(std::string_view name) { return IsOneOf(name, kFunctions); }
-bool IsMethod(std::string_view name) { return IsOneOf(name, kTextMethods) || IsOneOf(name, kDictMethods); }
+bool IsMethod(std::string_view name) {
+  return IsOneOf(name, kTextMethods) || IsOneOf(name, kDictMethods);
+}
 bool IsFilter(std::string_view name) { return IsOneOf(name, kFilters); }
 bool IsTest(std::string_view name) { return IsOneOf(name, kTests); }
 bool IsPythonMethod(std::string_view name) { return IsOneOf(name, kPythonMethods); }
@@ -247,14 +266,18 @@ StatusOr<Value> CallFunction(const std::string& name, const CallArguments& argum
   return Value(std::move(result));
 }
 
-StatusOr<Value> CallMethod(const Value& object, const std::string& name, const CallArguments& arguments) {
+StatusOr<Value> CallMethod(const Value& object, const std::string& name,
+                           const CallArguments& arguments) {
   if (object.is_undefined()) return InvalidArgument("%s is undefined", object.UndefinedName());
-  if (object.string() != nullptr && IsOneOf(name, kTextMethods)) return CallTextMethod(*object.string(), name, arguments);
-  if (object.dict() != nullptr && IsOneOf(name, kDictMethods)) return CallDictMethod(*object.dict(), name, arguments);
+  if (object.string() != nullptr && IsOneOf(name, kTextMethods))
+    return CallTextMethod(*object.string(), name, arguments);
+  if (object.dict() != nullptr && IsOneOf(name, kDictMethods))
+    return CallDictMethod(*object.dict(), name, arguments);
   return InvalidArgument("a %s has no method %s", object.TypeName(), name);
 }
 
-StatusOr<Value> ApplyFilter(const Value& input, const std::string& name, const CallArguments& arguments) {
+StatusOr<Value> ApplyFilter(const Value& input, const std::string& name,
+                            const CallArguments& arguments) {
   if (name == "tojson") return Json(input, arguments);
   if (name == "default" || name == "d") {
     ATL_ASSIGN_OR_RETURN(const auto bound, Bind(name, arguments, {"default_value", "boolean"}));
@@ -282,13 +305,16 @@ StatusOr<Value> ApplyFilter(const Value& input, const std::string& name, const C
   }
   ATL_ASSIGN_OR_RETURN(const Value list, ListOf(input));
   if (name == "list") return list;
-  if (list.list()->empty()) return Value::MakeUndefined("the " + name + " item of an empty sequence");
+  if (list.list()->empty())
+    return Value::MakeUndefined("the " + name + " item of an empty sequence");
   return name == "first" ? list.list()->front() : list.list()->back();
 }
 
-StatusOr<bool> ApplyTest(const Value& value, const std::string& name, const CallArguments& arguments) {
+StatusOr<bool> ApplyTest(const Value& value, const std::string& name,
+                         const CallArguments& arguments) {
   ATL_RETURN_IF_ERROR(Bind("test " + name, arguments, {}).status());
-  const bool is_sequence = value.string() != nullptr || value.list() != nullptr || value.dict() != nullptr;
+  const bool is_sequence =
+      value.string() != nullptr || value.list() != nullptr || value.dict() != nullptr;
   if (name == "defined") return !value.is_undefined();
   if (name == "undefined") return value.is_undefined();
   if (name == "none") return value.is_none();

@@ -1,8 +1,9 @@
-// The functions, methods, filters and tests that chat templates may use; their meaning is Jinja2's (Python's).
+// The functions, methods, filters and tests that chat templates may use; their meaning is Jinja2's
+// (Python's).
 //   functions  namespace range raise_exception
-//   methods    strip lstrip rstrip split rsplit startswith endswith replace join items keys values get
-//   filters    trim tojson length count default d join first last string list replace
-//   tests      defined undefined none string number integer boolean true false mapping sequence iterable
+//   methods    strip lstrip rstrip split rsplit startswith endswith replace join items keys values
+//   get filters    trim tojson length count default d join first last string list replace tests
+//   defined undefined none string number integer boolean true false mapping sequence iterable
 #pragma once
 
 #include <string>
@@ -30,11 +31,15 @@ struct CallArguments {
   std::vector<std::pair<std::string, Value>> by_name;
 };
 
-// InvalidArgument: what Python would raise, or a result beyond the bounds. Unimplemented: arguments outside the subset.
+// InvalidArgument: what Python would raise, or a result beyond the bounds. Unimplemented: arguments
+// outside the subset.
 StatusOr<Value> CallFunction(const std::string& name, const CallArguments& arguments);
-StatusOr<Value> CallMethod(const Value& object, const std::string& name, const CallArguments& arguments);
-StatusOr<Value> ApplyFilter(const Value& input, const std::string& name, const CallArguments& arguments);
-StatusOr<bool> ApplyTest(const Value& value, const std::string& name, const CallArguments& arguments);
+StatusOr<Value> CallMethod(const Value& object, const std::string& name,
+                           const CallArguments& arguments);
+StatusOr<Value> ApplyFilter(const Value& input, const std::string& name,
+                            const CallArguments& arguments);
+StatusOr<bool> ApplyTest(const Value& value, const std::string& name,
+                         const CallArguments& arguments);
 
 // What a for goes through: a list, a dict's keys, a text's characters, nothing for undefined.
 StatusOr<Value> ListOf(const Value& value);

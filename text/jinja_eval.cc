@@ -8,8 +8,8 @@
 namespace atl::text::jinja {
 namespace {
 
-// A unit: an expression, a statement, an item of a list or 8 bytes of text gone through. A conversation of ten thousand
-// messages takes about a million.
+// A unit: an expression, a statement, an item of a list or 8 bytes of text gone through. A
+// conversation of ten thousand messages takes about a million.
 constexpr int64_t kMaxWork = 32'000'000;
 constexpr int kMaxValueDepth = 64;
 constexpr int kMaxNamespaceFields = 1000;
@@ -42,7 +42,8 @@ class Evaluator {
 
   Status Charge(int64_t units) {
     work_ += units;
-    return work_ <= kMaxWork ? absl::OkStatus() : InvalidArgument("more than %d steps of work", kMaxWork);
+    return work_ <= kMaxWork ? absl::OkStatus()
+                             : InvalidArgument("more than %d steps of work", kMaxWork);
   }
   // An operation on `value` goes through its bytes or items, but not into them.
   Status ChargeFor(const Value& value) {
@@ -50,7 +51,8 @@ class Evaluator {
     return Charge(value.list() != nullptr ? static_cast<int64_t>(value.list()->size()) : 1);
   }
   Status Append(const std::string& text) {
-    if (out_.size() + text.size() > kMaxTextBytes) return InvalidArgument("more than %d bytes of output", kMaxTextBytes);
+    if (out_.size() + text.size() > kMaxTextBytes)
+      return InvalidArgument("more than %d bytes of output", kMaxTextBytes);
     out_ += text;
     return Charge(1 + static_cast<int64_t>(text.size() / 8));
   }
@@ -76,21 +78,29 @@ void Put(Dict* dict, const std::string& name, Value value) {
   dict->emplace_back(name, std::move(value));
 }
 
-void Evaluator::Assign(const std::string& name, Value value) { Put(&scopes_.back(), name, std::move(value)); }
+void Evaluator::Assign(const std::string& name, Value value) {
+  Put(&scopes_.back(), name, std::move(value));
+}
 
 Status Evaluator::Run(const Body& body) {
-  for (const Statement& statement : body) ATL_RETURN_IF_ERROR(AtLine(Run(statement), statement.line));
+  for (const Statement& statement : body)
+    ATL_RETURN_IF_ERROR(AtLine(Run(statement), statement.line));
   return absl::OkStatus();
 }
 
 Status Evaluator::Run(const Statement& statement) {
   ATL_RETURN_IF_ERROR(Charge(1));
   switch (statement.kind) {
-    case Statement::kText: return Append(statement.text);
-    case Statement::kPrint: return Print(statement);
-    case Statement::kSet: return Set(statement);
-    case Statement::kIf: return If(statement);
-    case Statement::kFor: return For(statement);
+    case Statement::kText:
+      return Append(statement.text);
+    case Statement::kPrint:
+      return Print(statement);
+    case Statement::kSet:
+      return Set(statement);
+    case Statement::kIf:
+      return If(statement);
+    case Statement::kFor:
+      return For(statement);
   }
   return Internal("statement of kind %d", static_cast<int>(statement.kind));
 }
@@ -114,11 +124,13 @@ Status Evaluator::Set(const Statement& statement) {
     Namespace* target = found->name_space();
     if (target == nullptr) break;
     if (value.name_space() != nullptr) return Unimplemented("a namespace in a namespace");
-    if (target->fields.size() >= kMaxNamespaceFields) return InvalidArgument("namespace of %d fields", kMaxNamespaceFields);
+    if (target->fields.size() >= kMaxNamespaceFields)
+      return InvalidArgument("namespace of %d fields", kMaxNamespaceFields);
     Put(&target->fields, statement.names[1], std::move(value));
     return absl::OkStatus();
   }
-  return InvalidArgument("%s is no namespace: cannot set its attribute %s", statement.names[0], statement.names[1]);
+  return InvalidArgument("%s is no namespace: cannot set its attribute %s", statement.names[0],
+                         statement.names[1]);
 }
 
 Status Evaluator::If(const Statement& statement) {
@@ -126,7 +138,8 @@ Status Evaluator::If(const Statement& statement) {
     ATL_ASSIGN_OR_RETURN(const Value condition, Eval(*statement.exprs[i]));
     if (condition.Truth()) return Run(statement.bodies[i]);
   }
-  return statement.bodies.size() > statement.exprs.size() ? Run(statement.bodies.back()) : absl::OkStatus();
+  return statement.bodies.size() > statement.exprs.size() ? Run(statement.bodies.back())
+                                                          : absl::OkStatus();
 }
 
 // Sets the loop's variables in the innermost scope.
@@ -139,7 +152,8 @@ Status Evaluator::AssignTargets(const Statement& statement, const Value& item) {
   if (parts.list()->size() != statement.names.size()) {
     return InvalidArgument("%d values for %d names", parts.list()->size(), statement.names.size());
   }
-  for (size_t i = 0; i < statement.names.size(); ++i) Assign(statement.names[i], (*parts.list())[i]);
+  for (size_t i = 0; i < statement.names.size(); ++i)
+    Assign(statement.names[i], (*parts.list())[i]);
   return absl::OkStatus();
 }
 
@@ -197,32 +211,48 @@ StatusOr<Value> Evaluator::Eval(const Expr& expr) {
 
 StatusOr<Value> Evaluator::EvalUnchecked(const Expr& expr) {
   switch (expr.kind) {
-    case Expr::kConstant: return expr.value;
-    case Expr::kName: return Name(expr);
-    case Expr::kList: return ListLiteral(expr);
-    case Expr::kDict: return DictLiteral(expr);
-    case Expr::kSlice: return Slice(expr);
+    case Expr::kConstant:
+      return expr.value;
+    case Expr::kName:
+      return Name(expr);
+    case Expr::kList:
+      return ListLiteral(expr);
+    case Expr::kDict:
+      return DictLiteral(expr);
+    case Expr::kSlice:
+      return Slice(expr);
     case Expr::kFunction:
     case Expr::kMethod:
     case Expr::kFilter:
-    case Expr::kTest: return Call(expr);
-    case Expr::kComparison: return ChainedComparison(expr);
+    case Expr::kTest:
+      return Call(expr);
+    case Expr::kComparison:
+      return ChainedComparison(expr);
     case Expr::kItem:
-    case Expr::kArithmetic: return BinaryOperators(expr);
-    default: break;
+    case Expr::kArithmetic:
+      return BinaryOperators(expr);
+    default:
+      break;
   }
-  ATL_ASSIGN_OR_RETURN(Value first, Eval(expr.kind == Expr::kConditional ? *expr.operands[1] : *expr.operands[0]));
+  ATL_ASSIGN_OR_RETURN(
+      Value first, Eval(expr.kind == Expr::kConditional ? *expr.operands[1] : *expr.operands[0]));
   switch (expr.kind) {
-    case Expr::kAttribute: return GetAttribute(first, expr.name);
-    case Expr::kNot: return Value(!first.Truth());
-    case Expr::kNegative: return Arithmetic("-", Value(int64_t{0}), first);
-    case Expr::kAnd: return first.Truth() ? Eval(*expr.operands[1]) : first;
-    case Expr::kOr: return first.Truth() ? first : Eval(*expr.operands[1]);
+    case Expr::kAttribute:
+      return GetAttribute(first, expr.name);
+    case Expr::kNot:
+      return Value(!first.Truth());
+    case Expr::kNegative:
+      return Arithmetic("-", Value(int64_t{0}), first);
+    case Expr::kAnd:
+      return first.Truth() ? Eval(*expr.operands[1]) : first;
+    case Expr::kOr:
+      return first.Truth() ? first : Eval(*expr.operands[1]);
     case Expr::kConditional:
       if (first.Truth()) return Eval(*expr.operands[0]);
       if (expr.operands.size() > 2) return Eval(*expr.operands[2]);
       return Value::MakeUndefined("an if without else");
-    default: return Internal("expression of kind %d", static_cast<int>(expr.kind));
+    default:
+      return Internal("expression of kind %d", static_cast<int>(expr.kind));
   }
 }
 
@@ -310,8 +340,10 @@ StatusOr<Value> Evaluator::BinaryOperators(const Expr& expr) {
   ATL_ASSIGN_OR_RETURN(Value value, Eval(*expr.operands[0]));
   for (size_t i = 1; i < expr.operands.size(); ++i) {
     ATL_ASSIGN_OR_RETURN(const Value operand, Eval(*expr.operands[i]));
-    if (expr.kind == Expr::kArithmetic || value.string() != nullptr) ATL_RETURN_IF_ERROR(ChargeFor(value));
-    StatusOr<Value> next = expr.kind == Expr::kItem ? GetItem(value, operand) : Arithmetic(expr.name, value, operand);
+    if (expr.kind == Expr::kArithmetic || value.string() != nullptr)
+      ATL_RETURN_IF_ERROR(ChargeFor(value));
+    StatusOr<Value> next =
+        expr.kind == Expr::kItem ? GetItem(value, operand) : Arithmetic(expr.name, value, operand);
     ATL_RETURN_IF_ERROR(next.status());
     value = *std::move(next);
     if (expr.kind == Expr::kArithmetic) ATL_RETURN_IF_ERROR(ChargeFor(value));
@@ -321,7 +353,8 @@ StatusOr<Value> Evaluator::BinaryOperators(const Expr& expr) {
 
 }  // namespace
 
-StatusOr<std::string> Evaluate(const Body& body, std::vector<std::pair<std::string, Value>> variables) {
+StatusOr<std::string> Evaluate(const Body& body,
+                               std::vector<std::pair<std::string, Value>> variables) {
   Evaluator evaluator(std::move(variables));
   ATL_RETURN_IF_ERROR(evaluator.Run(body));
   return evaluator.TakeOutput();

@@ -10,11 +10,16 @@ bool IsKeyword(const std::string& name) {
 
 std::string Shown(const Token& token) {
   switch (token.kind) {
-    case Token::kBlockEnd: return "%}";
-    case Token::kPrintEnd: return "}}";
-    case Token::kEnd: return "the end";
-    case Token::kString: return "a string";
-    default: return token.text.empty() ? "text" : token.text;
+    case Token::kBlockEnd:
+      return "%}";
+    case Token::kPrintEnd:
+      return "}}";
+    case Token::kEnd:
+      return "the end";
+    case Token::kString:
+      return "a string";
+    default:
+      return token.text.empty() ? "text" : token.text;
   }
 }
 
@@ -36,12 +41,14 @@ Status ExprParser::ExpectOperator(const char* text) {
 }
 
 StatusOr<std::string> ExprParser::ExpectIdentifier() {
-  if (Peek().kind != Token::kName || IsKeyword(Peek().text)) return Error("expected a name, found " + Shown(Peek()));
+  if (Peek().kind != Token::kName || IsKeyword(Peek().text))
+    return Error("expected a name, found " + Shown(Peek()));
   return Next().text;
 }
 
 Status ExprParser::Expect(Token::Kind kind, const char* what) {
-  if (Peek().kind != kind) return Error(std::string("expected ") + what + ", found " + Shown(Peek()));
+  if (Peek().kind != kind)
+    return Error(std::string("expected ") + what + ", found " + Shown(Peek()));
   ++pos_;
   return absl::OkStatus();
 }
@@ -66,13 +73,16 @@ StatusOr<ExprPtr> ExprParser::Finish(ExprPtr expr) const {
   for (const ExprPtr& operand : expr->operands) {
     if (operand != nullptr) expr->depth = std::max(expr->depth, operand->depth + 1);
   }
-  for (const auto& argument : expr->arguments) expr->depth = std::max(expr->depth, argument.value->depth + 1);
-  if (expr->depth > kMaxDepth) return Error(absl::StrFormat("expression nested deeper than %d", kMaxDepth));
+  for (const auto& argument : expr->arguments)
+    expr->depth = std::max(expr->depth, argument.value->depth + 1);
+  if (expr->depth > kMaxDepth)
+    return Error(absl::StrFormat("expression nested deeper than %d", kMaxDepth));
   return expr;
 }
 
 StatusOr<ExprPtr> ExprParser::Expression() {
-  if (nesting_ >= kMaxDepth / 4) return Error(absl::StrFormat("expression nested deeper than %d", nesting_));
+  if (nesting_ >= kMaxDepth / 4)
+    return Error(absl::StrFormat("expression nested deeper than %d", nesting_));
   ++nesting_;
   StatusOr<ExprPtr> result = Or();
   while (result.ok() && SkipName("if")) {

@@ -20,10 +20,16 @@ class ExprParser {
  public:
   explicit ExprParser(const std::vector<Token>* tokens) : tokens_(*tokens) {}
 
-  const Token& Peek(size_t ahead = 0) const { return tokens_[std::min(pos_ + ahead, tokens_.size() - 1)]; }
+  const Token& Peek(size_t ahead = 0) const {
+    return tokens_[std::min(pos_ + ahead, tokens_.size() - 1)];
+  }
   const Token& Next() { return tokens_[std::min(pos_++, tokens_.size() - 1)]; }
-  bool PeekOperator(const char* text) const { return Peek().kind == Token::kOperator && Peek().text == text; }
-  bool PeekName(const char* text) const { return Peek().kind == Token::kName && Peek().text == text; }
+  bool PeekOperator(const char* text) const {
+    return Peek().kind == Token::kOperator && Peek().text == text;
+  }
+  bool PeekName(const char* text) const {
+    return Peek().kind == Token::kName && Peek().text == text;
+  }
   bool SkipOperator(const char* text);
   bool SkipName(const char* text);
   Status ExpectOperator(const char* text);

@@ -38,15 +38,23 @@ class Lexer {
 
  private:
   std::string_view Rest() const { return std::string_view(source_).substr(pos_); }
-  bool StartsWith(std::string_view prefix) const { return Rest().substr(0, prefix.size()) == prefix; }
+  bool StartsWith(std::string_view prefix) const {
+    return Rest().substr(0, prefix.size()) == prefix;
+  }
   int Line() {
     line_ += static_cast<int>(std::count(source_.begin() + counted_, source_.begin() + pos_, '\n'));
     counted_ = pos_;
     return line_;
   }
-  void Emit(Token::Kind kind, std::string text) { tokens_.push_back({kind, std::move(text), Line()}); }
-  Status Error(const std::string& what) { return InvalidArgument("chat template line %d: %s", Line(), what); }
-  Status Unsupported(const std::string& what) { return Unimplemented("chat template line %d: %s", Line(), what); }
+  void Emit(Token::Kind kind, std::string text) {
+    tokens_.push_back({kind, std::move(text), Line()});
+  }
+  Status Error(const std::string& what) {
+    return InvalidArgument("chat template line %d: %s", Line(), what);
+  }
+  Status Unsupported(const std::string& what) {
+    return Unimplemented("chat template line %d: %s", Line(), what);
+  }
 
   Status TextAndTag();
   Status Comment();
@@ -60,8 +68,8 @@ class Lexer {
   const std::string source_;
   size_t pos_ = 0, counted_ = 0;
   int line_ = 1;
-  bool at_line_start_ = true;   // what was read last ended a line
-  std::string brackets_;        // those that are open, by their closing character
+  bool at_line_start_ = true;  // what was read last ended a line
+  std::string brackets_;       // those that are open, by their closing character
   std::vector<Token> tokens_;
 };
 
@@ -86,7 +94,8 @@ Status Lexer::TextAndTag() {
   } else if (sign != '+' && kind != '{') {
     // lstrip_blocks: blanks between the beginning of the line and the tag go.
     const size_t line_begin = text.rfind('\n') + 1;
-    if ((line_begin > 0 || at_line_start_) && StripLeft(text.substr(line_begin)).empty()) text = text.substr(0, line_begin);
+    if ((line_begin > 0 || at_line_start_) && StripLeft(text.substr(line_begin)).empty())
+      text = text.substr(0, line_begin);
   }
   if (!text.empty()) Emit(Token::kText, std::string(text));
   pos_ = tag + 2;
@@ -138,7 +147,8 @@ Status Lexer::Tag(bool is_block) {
       return absl::OkStatus();
     }
     ATL_RETURN_IF_ERROR(TagToken());
-    if (is_block && tokens_.size() == first + 1 && tokens_.back().text == "raw") return Unsupported("raw block");
+    if (is_block && tokens_.size() == first + 1 && tokens_.back().text == "raw")
+      return Unsupported("raw block");
   }
 }
 
@@ -155,10 +165,13 @@ Status Lexer::TagToken() {
   if (IsDigit(c)) {
     while (end < source_.size() && (IsDigit(source_[end]) || IsNameStart(source_[end]))) ++end;
     const std::string digits = source_.substr(pos_, end - pos_);
-    const bool is_float = end + 1 < source_.size() && source_[end] == '.' && IsDigit(source_[end + 1]);
-    const bool plain = digits.find_first_not_of("0123456789") == std::string::npos && digits.size() <= 18 &&
+    const bool is_float =
+        end + 1 < source_.size() && source_[end] == '.' && IsDigit(source_[end + 1]);
+    const bool plain = digits.find_first_not_of("0123456789") == std::string::npos &&
+                       digits.size() <= 18 &&
                        (digits[0] != '0' || digits.find_first_not_of('0') == std::string::npos);
-    if (is_float || !plain) return Unsupported("number " + source_.substr(pos_, std::min<size_t>(end + 2 - pos_, 20)));
+    if (is_float || !plain)
+      return Unsupported("number " + source_.substr(pos_, std::min<size_t>(end + 2 - pos_, 20)));
     Emit(Token::kInteger, digits);
     pos_ = end;
     return absl::OkStatus();
@@ -221,7 +234,8 @@ Status Lexer::Escape(std::string* value) {
     return absl::OkStatus();
   }
   const std::string hex = source_.substr(pos_, digits);
-  if (hex.size() != digits || hex.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
+  if (hex.size() != digits ||
+      hex.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
     return Error(std::string("bad string escape \\") + c);
   }
   const auto code = static_cast<char32_t>(std::stoul(hex, nullptr, 16));

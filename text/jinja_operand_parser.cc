@@ -93,7 +93,8 @@ StatusOr<ExprPtr> ExprParser::Postfix(ExprPtr expr) {
 
 StatusOr<ExprPtr> ExprParser::Attribute(ExprPtr object) {
   if (Peek().kind == Token::kInteger) return Unsupported("a number as attribute");
-  if (Peek().kind != Token::kName) return Error("expected a name after the dot, found " + Shown(Peek()));
+  if (Peek().kind != Token::kName)
+    return Error("expected a name after the dot, found " + Shown(Peek()));
   ExprPtr expr = Make(Expr::kAttribute, Next().text);
   expr->operands.push_back(std::move(object));
   if (PeekOperator("(")) {
@@ -159,8 +160,10 @@ StatusOr<ExprPtr> ExprParser::Test(ExprPtr subject) {
   test->operands.push_back(std::move(subject));
   if (PeekOperator("(")) {
     ATL_RETURN_IF_ERROR(Arguments(test.get()));
-  } else if (Peek().kind == Token::kString || Peek().kind == Token::kInteger || PeekOperator("[") || PeekOperator("{") ||
-             (Peek().kind == Token::kName && !PeekName("else") && !PeekName("or") && !PeekName("and"))) {
+  } else if (Peek().kind == Token::kString || Peek().kind == Token::kInteger || PeekOperator("[") ||
+             PeekOperator("{") ||
+             (Peek().kind == Token::kName && !PeekName("else") && !PeekName("or") &&
+              !PeekName("and"))) {
     // Jinja2 takes what follows for the test's operand; `x is defined if y` is an error there, too.
     return Error("test " + test->name + " followed by " + Shown(Peek()));
   }

@@ -7,7 +7,8 @@
 
 namespace atl::text::jinja {
 
-// + - * // % ~.  InvalidArgument: what Python would raise, integers beyond 64 bits, texts beyond kMaxTextBytes.
+// + - * // % ~.  InvalidArgument: what Python would raise, integers beyond 64 bits, texts beyond
+// kMaxTextBytes.
 StatusOr<Value> Arithmetic(const std::string& op, const Value& left, const Value& right);
 
 // == != < <= > >= in "not in".
@@ -18,6 +19,7 @@ StatusOr<Value> GetAttribute(const Value& object, const std::string& name);
 StatusOr<Value> GetItem(const Value& object, const Value& key);
 
 // object[start:stop:step] of a list or text; nullptr where absent.
-StatusOr<Value> GetSlice(const Value& object, const Value* start, const Value* stop, const Value* step);
+StatusOr<Value> GetSlice(const Value& object, const Value* start, const Value* stop,
+                         const Value* step);
 
 }  // namespace atl::text::jinja

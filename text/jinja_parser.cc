@@ -10,8 +10,8 @@ class Parser {
  public:
   explicit Parser(const std::vector<Token>* tokens) : in_(tokens) {}
 
-  // Statements up to a block whose name is one of `ends`; that name is skipped and given in *ended_by.
-  // Without `ends`: up to the end of the template.
+  // Statements up to a block whose name is one of `ends`; that name is skipped and given in
+  // *ended_by. Without `ends`: up to the end of the template.
   StatusOr<Body> Statements(const std::vector<std::string>& ends, std::string* ended_by);
 
  private:
@@ -27,7 +27,8 @@ class Parser {
 };
 
 StatusOr<Body> Parser::Statements(const std::vector<std::string>& ends, std::string* ended_by) {
-  if (++nesting_ > kMaxDepth / 3) return in_.Error(absl::StrFormat("blocks nested deeper than %d", nesting_));
+  if (++nesting_ > kMaxDepth / 3)
+    return in_.Error(absl::StrFormat("blocks nested deeper than %d", nesting_));
   Body body;
   while (in_.Peek().kind != Token::kEnd) {
     if (in_.Peek().kind == Token::kText) {
@@ -63,7 +64,8 @@ StatusOr<Statement> Parser::Block(const std::string& name) {
   if (name == "set") return Set();
   if (name == "if") return If();
   if (name == "for") return For();
-  if (name == "elif" || name == "else" || name.compare(0, 3, "end") == 0) return in_.Error("unexpected " + name);
+  if (name == "elif" || name == "else" || name.compare(0, 3, "end") == 0)
+    return in_.Error("unexpected " + name);
   return in_.Unsupported("block " + name);
 }
 
@@ -76,7 +78,8 @@ StatusOr<Statement> Parser::Set() {
     statement.names.push_back(std::move(name));
   }
   if (in_.PeekOperator(",")) return in_.Unsupported("set of several names");
-  if (in_.Peek().kind == Token::kBlockEnd || in_.PeekOperator("|")) return in_.Unsupported("set with a body");
+  if (in_.Peek().kind == Token::kBlockEnd || in_.PeekOperator("|"))
+    return in_.Unsupported("set with a body");
   ATL_RETURN_IF_ERROR(in_.ExpectOperator("="));
   ATL_ASSIGN_OR_RETURN(ExprPtr value, in_.Expression());
   if (in_.PeekOperator(",")) return in_.Unsupported("tuple");

@@ -14,13 +14,27 @@ void AppendJsonString(const std::string& text, std::string* out) {
   out->push_back('"');
   for (const char c : text) {
     switch (c) {
-      case '"': out->append("\\\""); break;
-      case '\\': out->append("\\\\"); break;
-      case '\n': out->append("\\n"); break;
-      case '\r': out->append("\\r"); break;
-      case '\t': out->append("\\t"); break;
-      case '\b': out->append("\\b"); break;
-      case '\f': out->append("\\f"); break;
+      case '"':
+        out->append("\\\"");
+        break;
+      case '\\':
+        out->append("\\\\");
+        break;
+      case '\n':
+        out->append("\\n");
+        break;
+      case '\r':
+        out->append("\\r");
+        break;
+      case '\t':
+        out->append("\\t");
+        break;
+      case '\b':
+        out->append("\\b");
+        break;
+      case '\f':
+        out->append("\\f");
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           out->append(absl::StrFormat("\\u%04x", static_cast<int>(c)));
@@ -32,7 +46,8 @@ void AppendJsonString(const std::string& text, std::string* out) {
   out->push_back('"');
 }
 
-// `level`: how deep inside the value; a line break and indentation go before each member if indent >= 0.
+// `level`: how deep inside the value; a line break and indentation go before each member if indent
+// >= 0.
 Status AppendJson(const Value& value, int indent, int level, std::string* out) {
   const auto line_break = [&](int at) {
     if (indent >= 0) out->append("\n").append(static_cast<size_t>(indent) * at, ' ');
@@ -103,7 +118,9 @@ Value::Value(Dict value) : depth_(1) {
   data_ = std::make_shared<const Dict>(std::move(value));
 }
 
-Value::Value(Loop value) : data_(std::move(value)) { depth_ = std::get<Loop>(data_).items_depth + 1; }
+Value::Value(Loop value) : data_(std::move(value)) {
+  depth_ = std::get<Loop>(data_).items_depth + 1;
+}
 
 Value Value::MakeUndefined(std::string name) {
   Value value;
@@ -121,7 +138,9 @@ Namespace* Value::name_space() const {
   return pointer == nullptr ? nullptr : pointer->get();
 }
 
-int64_t Value::integer() const { return is_bool() ? std::get<bool>(data_) : std::get<int64_t>(data_); }
+int64_t Value::integer() const {
+  return is_bool() ? std::get<bool>(data_) : std::get<int64_t>(data_);
+}
 
 bool Value::Truth() const {
   if (is_undefined() || is_none()) return false;
@@ -133,7 +152,8 @@ bool Value::Truth() const {
 }
 
 std::string Value::TypeName() const {
-  static constexpr const char* kNames[] = {"undefined", "none", "bool", "integer", "string", "list", "dict", "namespace", "loop"};
+  static constexpr const char* kNames[] = {"undefined", "none", "bool",      "integer", "string",
+                                           "list",      "dict", "namespace", "loop"};
   return kNames[data_.index()];
 }
 
@@ -184,7 +204,9 @@ StatusOr<std::string> ToJson(const Value& value, int indent) {
   return out;
 }
 
-bool IsPythonSpace(char32_t c) { return (c >= 0x1C && c <= 0x1F) || (UnicodeClasses()[c] & kSpace); }
+bool IsPythonSpace(char32_t c) {
+  return (c >= 0x1C && c <= 0x1F) || (UnicodeClasses()[c] & kSpace);
+}
 
 std::string_view StripLeft(std::string_view text, const std::string* set) {
   size_t pos = 0;

@@ -18,12 +18,14 @@ using List = std::vector<Value>;
 // In the order of insertion; keys are strings.
 using Dict = std::vector<std::pair<std::string, Value>>;
 
-// A name, attribute or item that does not exist. It prints as nothing, is false, iterates as empty; the rest is an error.
+// A name, attribute or item that does not exist. It prints as nothing, is false, iterates as empty;
+// the rest is an error.
 struct Undefined {
   std::shared_ptr<const std::string> name;
 };
 struct None {};
-// namespace(...): the one thing a template can change. Holds no other namespace, so none can hold itself.
+// namespace(...): the one thing a template can change. Holds no other namespace, so none can hold
+// itself.
 struct Namespace {
   Dict fields;
 };
@@ -38,14 +40,14 @@ struct Loop {
 class Value {
  public:
   Value() : data_(None{}) {}
-  Value(bool value) : data_(value) {}                                                          // NOLINT
-  Value(int64_t value) : data_(value) {}                                                       // NOLINT
-  Value(std::string value);                                                                    // NOLINT
-  Value(List value);                                                                           // NOLINT
-  Value(Dict value);                                                                           // NOLINT
-  Value(std::shared_ptr<Namespace> value) : data_(std::move(value)) {}                         // NOLINT
-  Value(Loop value);                                                                           // NOLINT
-  Value(const char*) = delete;  // would be a bool
+  Value(bool value) : data_(value) {}                                   // NOLINT
+  Value(int64_t value) : data_(value) {}                                // NOLINT
+  Value(std::string value);                                             // NOLINT
+  Value(List value);                                                    // NOLINT
+  Value(Dict value);                                                    // NOLINT
+  Value(std::shared_ptr<Namespace> value) : data_(std::move(value)) {}  // NOLINT
+  Value(Loop value);                                                    // NOLINT
+  Value(const char*) = delete;                                          // would be a bool
   static Value MakeUndefined(std::string name);
 
   bool is_undefined() const { return std::holds_alternative<Undefined>(data_); }
@@ -62,13 +64,15 @@ class Value {
   bool is_integer() const { return std::holds_alternative<int64_t>(data_) || is_bool(); }
   int64_t integer() const;  // REQUIRES: is_integer()
 
-  // How deep lists and dicts are nested in it; the evaluator bounds it, as functions here and destruction recurse.
+  // How deep lists and dicts are nested in it; the evaluator bounds it, as functions here and
+  // destruction recurse.
   int depth() const { return depth_; }
-  // What going through all of it costs, shared parts as often as they show: its items and an eighth of its bytes.
+  // What going through all of it costs, shared parts as often as they show: its items and an eighth
+  // of its bytes.
   int64_t weight() const { return weight_; }
   bool Truth() const;
-  std::string TypeName() const;        // for messages: "undefined", "string", ...
-  std::string UndefinedName() const;   // REQUIRES: is_undefined()
+  std::string TypeName() const;       // for messages: "undefined", "string", ...
+  std::string UndefinedName() const;  // REQUIRES: is_undefined()
 
  private:
   void Hold(const Value& item);  // counts it in depth and weight
@@ -78,8 +82,9 @@ class Value {
     return pointer == nullptr ? nullptr : pointer->get();
   }
 
-  std::variant<Undefined, None, bool, int64_t, std::shared_ptr<const std::string>, std::shared_ptr<const List>,
-               std::shared_ptr<const Dict>, std::shared_ptr<Namespace>, Loop>
+  std::variant<Undefined, None, bool, int64_t, std::shared_ptr<const std::string>,
+               std::shared_ptr<const List>, std::shared_ptr<const Dict>, std::shared_ptr<Namespace>,
+               Loop>
       data_;
   int depth_ = 0;
   int64_t weight_ = 1;
@@ -91,7 +96,8 @@ const Value* Find(const Dict& dict, std::string_view key);
 // Python's ==.
 bool Equal(const Value& a, const Value& b);
 
-// Python's str(). Unimplemented for lists, dicts and other objects, whose Python spelling no prompt wants.
+// Python's str(). Unimplemented for lists, dicts and other objects, whose Python spelling no prompt
+// wants.
 StatusOr<std::string> ToText(const Value& value);
 
 // json.dumps(value, ensure_ascii=False), which transformers calls tojson; indent < 0: on one line.

@@ -16,7 +16,8 @@ class PreTokenizer {
  public:
   using SplitterMaker = StatusOr<std::unique_ptr<Splitter>> (*)(const std::string& regex);
 
-  static StatusOr<PreTokenizer> Make(const TokenizerSpec& spec, SplitterMaker make_splitter = MakeSplitter);
+  static StatusOr<PreTokenizer> Make(const TokenizerSpec& spec,
+                                     SplitterMaker make_splitter = MakeSplitter);
 
   // Reused between texts by one thread at a time; holds what the words point into.
   struct Scratch {
@@ -24,8 +25,8 @@ class PreTokenizer {
     std::vector<std::string_view> pieces;
     std::vector<std::string> prefixed;
   };
-  // Sets scratch->words; they point into `text` or `scratch` and live as long as both are left alone.
-  // REQUIRES: well-formed UTF-8.
+  // Sets scratch->words; they point into `text` or `scratch` and live as long as both are left
+  // alone. REQUIRES: well-formed UTF-8.
   void Split(std::string_view text, Scratch* scratch) const;
 
  private:

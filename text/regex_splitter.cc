@@ -25,7 +25,8 @@ using MatchData = std::unique_ptr<pcre2_match_data, Freer<pcre2_match_data_free>
 
 class RegexSplitter : public Splitter {
  public:
-  RegexSplitter(Code code, MatchContext context) : code_(std::move(code)), context_(std::move(context)) {}
+  RegexSplitter(Code code, MatchContext context)
+      : code_(std::move(code)), context_(std::move(context)) {}
 
   // The order of empty matches is that of the onig crate's find_iter: none directly behind a match.
   void Split(std::string_view text, std::vector<std::string_view>* pieces) const override {
@@ -37,10 +38,11 @@ class RegexSplitter : public Splitter {
       done = end;
     };
     while (data != nullptr && from <= text.size()) {
-      const int rc = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), from,
-                                 PCRE2_NO_UTF_CHECK, data.get(), context_.get());
+      const int rc = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
+                                 text.size(), from, PCRE2_NO_UTF_CHECK, data.get(), context_.get());
       if (rc < 0) break;
-      const size_t start = pcre2_get_ovector_pointer(data.get())[0], end = pcre2_get_ovector_pointer(data.get())[1];
+      const size_t start = pcre2_get_ovector_pointer(data.get())[0],
+                   end = pcre2_get_ovector_pointer(data.get())[1];
       if (start == end && matched_before && end == from) {
         if (from >= text.size()) break;
         from += CodePointAt(text, from).length;
@@ -67,11 +69,13 @@ StatusOr<std::unique_ptr<Splitter>> MakeRegexSplitter(const std::string& regex) 
   int error = 0;
   PCRE2_SIZE offset = 0;
   Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
-                          PCRE2_UTF | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset, nullptr));
+                          PCRE2_UTF | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
+                          nullptr));
   if (code == nullptr) {
     PCRE2_UCHAR message[256];
     pcre2_get_error_message(error, message, sizeof(message));
-    return InvalidArgument("regular expression %s: %s", regex, reinterpret_cast<const char*>(message));
+    return InvalidArgument("regular expression %s: %s", regex,
+                           reinterpret_cast<const char*>(message));
   }
   // Without JIT (a kernel that forbids it) the interpreter gives the same matches.
   (void)pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);

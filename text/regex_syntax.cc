@@ -38,8 +38,10 @@ StatusOr<char32_t> ParseHex(const std::string& regex, size_t* pos, int digits) {
     if (digit < 0) break;
     value = value * 16 + digit;
   }
-  if (count == 0 || (digits != 0 && count != digits) || value > 0x10FFFF || (value >= 0xD800 && value <= 0xDFFF)) {
-    return InvalidArgument("regular expression %s: no code point in hexadecimal at byte %d", regex, *pos);
+  if (count == 0 || (digits != 0 && count != digits) || value > 0x10FFFF ||
+      (value >= 0xD800 && value <= 0xDFFF)) {
+    return InvalidArgument("regular expression %s: no code point in hexadecimal at byte %d", regex,
+                           *pos);
   }
   return value;
 }
@@ -50,7 +52,8 @@ StatusOr<CharSet> ParseProperty(const std::string& regex, size_t* pos) {
   bool negated = regex[*pos] == 'P';
   const size_t close = regex.find('}', *pos);
   if (*pos + 1 >= regex.size() || regex[*pos + 1] != '{' || close == std::string::npos) {
-    return InvalidArgument("regular expression %s: expected {name} after \\p at byte %d", regex, start);
+    return InvalidArgument("regular expression %s: expected {name} after \\p at byte %d", regex,
+                           start);
   }
   std::string name = regex.substr(*pos + 2, close - *pos - 2);
   if (!name.empty() && name[0] == '^') {
@@ -73,7 +76,8 @@ StatusOr<CharSet> ParseProperty(const std::string& regex, size_t* pos) {
 // *pos is at the backslash.
 StatusOr<CharSet> ParseEscape(const std::string& regex, size_t* pos) {
   const size_t start = (*pos)++;
-  if (*pos >= regex.size()) return InvalidArgument("regular expression %s: ends in a backslash", regex);
+  if (*pos >= regex.size())
+    return InvalidArgument("regular expression %s: ends in a backslash", regex);
   const char c = regex[*pos];
   if (c == 'p' || c == 'P') return ParseProperty(regex, pos);
   if (c == 'u' || (c == 'x' && regex.compare(*pos, 2, "x{") == 0)) {
@@ -88,8 +92,10 @@ StatusOr<CharSet> ParseEscape(const std::string& regex, size_t* pos) {
   if (c == 's') return CharSet::Of(kSpace);
   if (c == 'S') return CharSet::Of(kSpace).Complement();
   static constexpr char kNames[] = "rntfv", kValues[] = "\r\n\t\f\v";
-  if (const char* known = std::strchr(kNames, c); known != nullptr && c != '\0') return Single(kValues[known - kNames]);
-  if (IsAsciiAlnum(c) || static_cast<unsigned char>(c) >= 0x80 || static_cast<unsigned char>(c) < 0x20) {
+  if (const char* known = std::strchr(kNames, c); known != nullptr && c != '\0')
+    return Single(kValues[known - kNames]);
+  if (IsAsciiAlnum(c) || static_cast<unsigned char>(c) >= 0x80 ||
+      static_cast<unsigned char>(c) < 0x20) {
     return Unsupported(regex, start, std::string("escape \\") + c);
   }
   return Single(c);
@@ -109,7 +115,8 @@ StatusOr<CharSet> ParseClass(const std::string& regex, size_t* pos) {
     negated = true;
     ++*pos;
   }
-  if (*pos < regex.size() && regex[*pos] == ']') return Unsupported(regex, *pos, "] at the head of a class");
+  if (*pos < regex.size() && regex[*pos] == ']')
+    return Unsupported(regex, *pos, "] at the head of a class");
   CharSet set;
   const auto member = [&]() -> StatusOr<CharSet> {
     if (regex[*pos] == '\\') return ParseEscape(regex, pos);
@@ -125,21 +132,26 @@ StatusOr<CharSet> ParseClass(const std::string& regex, size_t* pos) {
       const size_t dash = (*pos)++;
       ATL_ASSIGN_OR_RETURN(const CharSet last, member());
       const int64_t low = OnlyMember(first), high = OnlyMember(last);
-      if (low < 0 || high < low) return InvalidArgument("regular expression %s: bad range at byte %d", regex, dash);
+      if (low < 0 || high < low)
+        return InvalidArgument("regular expression %s: bad range at byte %d", regex, dash);
       set.Add(static_cast<char32_t>(low), static_cast<char32_t>(high));
     } else {
       set.Add(first);
     }
   }
-  if (*pos >= regex.size()) return InvalidArgument("regular expression %s: [ without ] at byte %d", regex, start);
+  if (*pos >= regex.size())
+    return InvalidArgument("regular expression %s: [ without ] at byte %d", regex, start);
   ++*pos;
   return negated ? set.Complement() : set;
 }
 
-void AppendHex(char32_t c, std::string* out) { out->append(absl::StrFormat("\\x{%x}", static_cast<uint32_t>(c))); }
+void AppendHex(char32_t c, std::string* out) {
+  out->append(absl::StrFormat("\\x{%x}", static_cast<uint32_t>(c)));
+}
 
 void AppendSet(const CharSet& set, std::string* out) {
-  if (const int64_t only = OnlyMember(set); only >= 0) return AppendHex(static_cast<char32_t>(only), out);
+  if (const int64_t only = OnlyMember(set); only >= 0)
+    return AppendHex(static_cast<char32_t>(only), out);
   if (set.ranges().empty()) {
     out->append("(?!)");
     return;
@@ -160,11 +172,14 @@ Status CopyQuantifier(const std::string& regex, size_t* pos, std::string* out) {
   if (c == '*' || c == '+' || c == '?') {
     out->push_back(c);
     ++*pos;
-    if (*pos < regex.size() && (regex[*pos] == '?' || regex[*pos] == '+')) out->push_back(regex[(*pos)++]);
+    if (*pos < regex.size() && (regex[*pos] == '?' || regex[*pos] == '+'))
+      out->push_back(regex[(*pos)++]);
   } else if (c == '{') {
     const size_t close = regex.find('}', *pos);
-    const std::string bounds = regex.substr(*pos + 1, close == std::string::npos ? close : close - *pos - 1);
-    const bool plain = close != std::string::npos && !bounds.empty() && bounds[0] != ',' && bounds.size() <= 9 &&
+    const std::string bounds =
+        regex.substr(*pos + 1, close == std::string::npos ? close : close - *pos - 1);
+    const bool plain = close != std::string::npos && !bounds.empty() && bounds[0] != ',' &&
+                       bounds.size() <= 9 &&
                        bounds.find_first_not_of("0123456789,") == std::string::npos &&
                        bounds.find(',') == bounds.rfind(',');
     if (!plain) return Unsupported(regex, *pos, "repetition {" + bounds + "}");
@@ -182,7 +197,8 @@ Status CopyQuantifier(const std::string& regex, size_t* pos, std::string* out) {
 }  // namespace
 
 StatusOr<CharSet> ParseSet(const std::string& regex, size_t* pos) {
-  if (*pos >= regex.size()) return InvalidArgument("regular expression %s: ends where a set is expected", regex);
+  if (*pos >= regex.size())
+    return InvalidArgument("regular expression %s: ends where a set is expected", regex);
   switch (regex[*pos]) {
     case '[':
       return ParseClass(regex, pos);
@@ -218,7 +234,8 @@ StatusOr<std::string> TranslateRegex(const std::string& regex) {
       for (const char* group : kGroups) {
         if (regex.compare(pos, std::strlen(group), group) == 0) opening = group;
       }
-      if (opening == "(" && regex.compare(pos, 2, "(?") == 0) return Unsupported(regex, pos, "group (?");
+      if (opening == "(" && regex.compare(pos, 2, "(?") == 0)
+        return Unsupported(regex, pos, "group (?");
       out.append(opening);
       pos += opening.size();
       continue;

@@ -23,12 +23,13 @@ class Splitter {
 // A hand-written scanner where one is known for `regex` (FastSplitter), else PCRE2 (RegexSplitter).
 StatusOr<std::unique_ptr<Splitter>> MakeSplitter(const std::string& regex);
 
-// nullptr if `regex` is none of: SET, SET+, SET{1,n}, each with \s? before it or not; \s+$; and the last of the three
-// expressions of DeepSeek-V3's tokenizer. Their time is linear in the text.
+// nullptr if `regex` is none of: SET, SET+, SET{1,n}, each with \s? before it or not; \s+$; and the
+// last of the three expressions of DeepSeek-V3's tokenizer. Their time is linear in the text.
 std::unique_ptr<Splitter> MakeFastSplitter(const std::string& regex);
 
-// By PCRE2 (JIT). Unimplemented or InvalidArgument as regex_syntax.h says. Work is bounded: where a search exceeds its
-// match limit (nested repetitions of a foreign expression), the rest of that text stays one piece.
+// By PCRE2 (JIT). Unimplemented or InvalidArgument as regex_syntax.h says. Work is bounded: where a
+// search exceeds its match limit (nested repetitions of a foreign expression), the rest of that
+// text stays one piece.
 StatusOr<std::unique_ptr<Splitter>> MakeRegexSplitter(const std::string& regex);
 
 }  // namespace atl::text

@@ -5,9 +5,12 @@
 namespace atl::text {
 namespace {
 
-// One step of Knuth-Morris-Pratt: how much of `text` is matched after `c`, when `matched` of it was before.
-size_t Advance(const std::string& text, const std::vector<size_t>& fallback, size_t matched, char c) {
-  while (matched > 0 && (matched == text.size() || text[matched] != c)) matched = fallback[matched - 1];
+// One step of Knuth-Morris-Pratt: how much of `text` is matched after `c`, when `matched` of it was
+// before.
+size_t Advance(const std::string& text, const std::vector<size_t>& fallback, size_t matched,
+               char c) {
+  while (matched > 0 && (matched == text.size() || text[matched] != c))
+    matched = fallback[matched - 1];
   return text[matched] == c ? matched + 1 : 0;
 }
 

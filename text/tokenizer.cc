@@ -39,18 +39,19 @@ struct Tokenizer::Impl {
   void FillBytes(const TokenizerSpec& spec);
   // The ids around a text that add_special_tokens puts there.
   Status FillAround(const TokenizerSpec& spec);
-  void EncodeText(std::string_view text, PreTokenizer::Scratch* scratch, std::vector<uint32_t>* ids) const;
+  void EncodeText(std::string_view text, PreTokenizer::Scratch* scratch,
+                  std::vector<uint32_t>* ids) const;
 
   const AddedTokenMatcher added, added_normalized;
   const PreTokenizer pre_tokenizer;
   const Bpe bpe;
   TokenizerConfig config;
-  std::string pool;               // bytes of all tokens
+  std::string pool;  // bytes of all tokens
   struct Place {
     uint32_t begin = 0, size = 0;
     bool special = false, known = false;
   };
-  std::vector<Place> places;      // by id
+  std::vector<Place> places;  // by id
   TokenizerSpec::Around around;
 };
 
@@ -60,9 +61,11 @@ void Tokenizer::Impl::FillBytes(const TokenizerSpec& spec) {
   for (const AddedToken& token : spec.added_tokens) size = std::max(size, token.id + 1);
   places.resize(size);
   const auto put = [&](uint32_t id, const std::string& token) {
-    // tokenizers decodes added tokens like the others: by the byte alphabet if all their characters are in it.
+    // tokenizers decodes added tokens like the others: by the byte alphabet if all their characters
+    // are in it.
     const std::string bytes = BytesOfToken(token).value_or(token);
-    places[id] = {static_cast<uint32_t>(pool.size()), static_cast<uint32_t>(bytes.size()), false, true};
+    places[id] = {static_cast<uint32_t>(pool.size()), static_cast<uint32_t>(bytes.size()), false,
+                  true};
     pool += bytes;
   };
   for (const auto& [token, id] : spec.vocab) put(id, token);
@@ -83,13 +86,16 @@ Status Tokenizer::Impl::FillAround(const TokenizerSpec& spec) {
       if (added.content == token) ids->assign(1, added.id);
     }
     if (!ids->empty()) return absl::OkStatus();
-    return InvalidArgument("tokenizer_config.json: %s is true, but the token \"%s\" is not in tokenizer.json", key, token);
+    return InvalidArgument(
+        "tokenizer_config.json: %s is true, but the token \"%s\" is not in tokenizer.json", key,
+        token);
   };
   ATL_RETURN_IF_ERROR(set("add_bos_token", config.add_bos_token, config.bos_token, &around.before));
   ATL_RETURN_IF_ERROR(set("add_eos_token", config.add_eos_token, config.eos_token, &around.after));
   for (const auto* ids : {&around.before, &around.after}) {
     for (const uint32_t id : *ids) {
-      if (id >= places.size() || !places[id].known) return InvalidArgument("post_processor: unknown id %d", id);
+      if (id >= places.size() || !places[id].known)
+        return InvalidArgument("post_processor: unknown id %d", id);
     }
   }
   return absl::OkStatus();
@@ -128,7 +134,8 @@ StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& dir) {
   // Newer checkpoints keep the template in a file of its own, which is then the one that counts.
   const std::string template_path = dir + "/chat_template.jinja";
   if (FileExists(template_path)) {
-    ATL_ASSIGN_OR_RETURN((*tokenizer)->impl_->config.chat_template, ReadFile(template_path, kMaxChatTemplateBytes));
+    ATL_ASSIGN_OR_RETURN((*tokenizer)->impl_->config.chat_template,
+                         ReadFile(template_path, kMaxChatTemplateBytes));
   }
   return tokenizer;
 }
@@ -154,7 +161,8 @@ std::vector<uint32_t> Tokenizer::Encode(std::string_view text, bool add_special_
   if (add_special_tokens) ids = impl_->around.before;
   PreTokenizer::Scratch scratch;
   impl_->EncodeText(text, &scratch, &ids);
-  if (add_special_tokens) ids.insert(ids.end(), impl_->around.after.begin(), impl_->around.after.end());
+  if (add_special_tokens)
+    ids.insert(ids.end(), impl_->around.after.begin(), impl_->around.after.end());
   return ids;
 }
 
@@ -172,7 +180,9 @@ std::string_view Tokenizer::TokenBytes(uint32_t id, bool skip_special) const {
 }
 
 uint32_t Tokenizer::vocab_size() const { return static_cast<uint32_t>(impl_->places.size()); }
-bool Tokenizer::is_special(uint32_t id) const { return id < impl_->places.size() && impl_->places[id].special; }
+bool Tokenizer::is_special(uint32_t id) const {
+  return id < impl_->places.size() && impl_->places[id].special;
+}
 const std::string& Tokenizer::bos_token() const { return impl_->config.bos_token; }
 const std::string& Tokenizer::eos_token() const { return impl_->config.eos_token; }
 const std::string& Tokenizer::chat_template() const { return impl_->config.chat_template; }

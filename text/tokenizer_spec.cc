@@ -37,7 +37,8 @@ std::string Shown(const Json& value) {
 
 StatusOr<bool> ReadBool(const Json& object, const char* key) {
   const Json& value = Member(object, key);
-  if (!value.is_boolean()) return InvalidArgument("%s: expected true or false, found %s", key, Shown(value));
+  if (!value.is_boolean())
+    return InvalidArgument("%s: expected true or false, found %s", key, Shown(value));
   return value.get<bool>();
 }
 
@@ -47,7 +48,8 @@ StatusOr<bool> ReadOptionalBool(const Json& object, const char* key, bool missin
 
 StatusOr<uint32_t> ReadId(const Json& value, const std::string& what) {
   if (!value.is_number_unsigned() || value.get<uint64_t>() >= kMaxTokenId) {
-    return InvalidArgument("%s: expected an id below %d, found %s", what, kMaxTokenId, Shown(value));
+    return InvalidArgument("%s: expected an id below %d, found %s", what, kMaxTokenId,
+                           Shown(value));
   }
   return value.get<uint32_t>();
 }
@@ -55,17 +57,20 @@ StatusOr<uint32_t> ReadId(const Json& value, const std::string& what) {
 StatusOr<Json> ParseJson(const std::string& text, const char* name) {
   Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) return InvalidArgument("%s: not JSON (%d bytes)", name, text.size());
-  if (!json.is_object()) return InvalidArgument("%s: expected an object, found %s", name, Shown(json));
+  if (!json.is_object())
+    return InvalidArgument("%s: expected an object, found %s", name, Shown(json));
   return json;
 }
 
 // --- model ---
 
-using Vocabulary = absl::flat_hash_map<std::string_view, uint32_t>;  // keys live in TokenizerSpec::vocab
+using Vocabulary =
+    absl::flat_hash_map<std::string_view, uint32_t>;  // keys live in TokenizerSpec::vocab
 
 // What the model may not ask for: each of these would change ids.
 Status CheckModel(const Json& model) {
-  if (TypeOf(model) != "BPE") return Unimplemented("model type %s: only BPE is supported", Shown(Member(model, "type")));
+  if (TypeOf(model) != "BPE")
+    return Unimplemented("model type %s: only BPE is supported", Shown(Member(model, "type")));
   const Json& dropout = Member(model, "dropout");
   if (!dropout.is_null() && dropout != 0) return Unimplemented("model dropout %s", Shown(dropout));
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
@@ -77,7 +82,8 @@ Status CheckModel(const Json& model) {
 
 Status ReadVocab(const Json& model, TokenizerSpec* spec) {
   const Json& vocab = Member(model, "vocab");
-  if (!vocab.is_object()) return InvalidArgument("model.vocab: expected an object, found %s", Shown(vocab));
+  if (!vocab.is_object())
+    return InvalidArgument("model.vocab: expected an object, found %s", Shown(vocab));
   spec->vocab.reserve(vocab.size());
   for (const auto& [token, value] : vocab.get_ref<const Json::object_t&>()) {
     ATL_ASSIGN_OR_RETURN(const uint32_t id, ReadId(value, "model.vocab"));
@@ -91,7 +97,8 @@ StatusOr<std::vector<const std::string*>> TokensById(const TokenizerSpec& spec) 
   std::vector<const std::string*> tokens;
   for (const auto& [token, id] : spec.vocab) {
     if (id >= tokens.size()) tokens.resize(id + 1, nullptr);
-    if (tokens[id] != nullptr) return InvalidArgument("model.vocab: id %d is that of %s and %s", id, *tokens[id], token);
+    if (tokens[id] != nullptr)
+      return InvalidArgument("model.vocab: id %d is that of %s and %s", id, *tokens[id], token);
     tokens[id] = &token;
   }
   return tokens;
@@ -110,23 +117,27 @@ StatusOr<std::pair<std::string_view, std::string_view>> ReadMergePair(const Json
       return std::pair(text.substr(0, space), text.substr(space + 1));
     }
   }
-  return InvalidArgument("model.merges: expected \"a b\" or [\"a\", \"b\"], found %s", Shown(merge));
+  return InvalidArgument("model.merges: expected \"a b\" or [\"a\", \"b\"], found %s",
+                         Shown(merge));
 }
 
 Status ReadMerges(const Json& model, const Vocabulary& ids, TokenizerSpec* spec) {
   const Json& merges = Member(model, "merges");
-  if (!merges.is_array()) return InvalidArgument("model.merges: expected an array, found %s", Shown(merges));
+  if (!merges.is_array())
+    return InvalidArgument("model.merges: expected an array, found %s", Shown(merges));
   spec->merges.reserve(merges.size());
   std::string joined;
   for (const Json& merge : merges) {
     ATL_ASSIGN_OR_RETURN(const auto pair, ReadMergePair(merge));
     joined.assign(pair.first).append(pair.second);
-    const auto left = ids.find(pair.first), right = ids.find(pair.second), result = ids.find(joined);
+    const auto left = ids.find(pair.first), right = ids.find(pair.second),
+               result = ids.find(joined);
     if (left == ids.end() || right == ids.end() || result == ids.end()) {
-      return InvalidArgument("model.merges: %s + %s: a part or the result is not in the vocabulary", pair.first,
-                             pair.second);
+      return InvalidArgument("model.merges: %s + %s: a part or the result is not in the vocabulary",
+                             pair.first, pair.second);
     }
-    if (pair.first.empty() || pair.second.empty()) return InvalidArgument("model.merges: an empty part");
+    if (pair.first.empty() || pair.second.empty())
+      return InvalidArgument("model.merges: an empty part");
     spec->merges.push_back({left->second, right->second, result->second});
   }
   return absl::OkStatus();
@@ -135,13 +146,15 @@ Status ReadMerges(const Json& model, const Vocabulary& ids, TokenizerSpec* spec)
 Status ReadModel(const Json& model, const Vocabulary& ids, TokenizerSpec* spec) {
   ATL_RETURN_IF_ERROR(ReadMerges(model, ids, spec));
   ATL_ASSIGN_OR_RETURN(spec->ignore_merges, ReadOptionalBool(model, "ignore_merges", false));
-  // With a token for every byte nothing is ever unknown; else an unknown token or byte fallback would show.
+  // With a token for every byte nothing is ever unknown; else an unknown token or byte fallback
+  // would show.
   ATL_ASSIGN_OR_RETURN(const bool byte_fallback, ReadOptionalBool(model, "byte_fallback", false));
   if (!byte_fallback && Member(model, "unk_token").is_null()) return absl::OkStatus();
   for (int byte = 0; byte < 256; ++byte) {
     std::string token;
     AppendUtf8(CharacterOfByte(static_cast<unsigned char>(byte)), &token);
-    if (!ids.contains(token)) return Unimplemented("model unk_token or byte_fallback: byte %d has no token", byte);
+    if (!ids.contains(token))
+      return Unimplemented("model unk_token or byte_fallback: byte %d has no token", byte);
   }
   return absl::OkStatus();
 }
@@ -152,13 +165,15 @@ Status ReadAddedTokens(const Json& json, const Vocabulary& ids, TokenizerSpec* s
   ATL_ASSIGN_OR_RETURN(const auto tokens, TokensById(*spec));
   const Json& list = Member(json, "added_tokens");
   if (list.is_null()) return absl::OkStatus();
-  if (!list.is_array()) return InvalidArgument("added_tokens: expected an array, found %s", Shown(list));
+  if (!list.is_array())
+    return InvalidArgument("added_tokens: expected an array, found %s", Shown(list));
   absl::flat_hash_map<std::string, uint32_t> id_of;
   absl::flat_hash_map<uint32_t, std::string> content_of;
   for (const Json& item : list) {
     AddedToken token;
     const Json& content = Member(item, "content");
-    if (!content.is_string() || content == "") return InvalidArgument("added_tokens: no content in %s", Shown(item));
+    if (!content.is_string() || content == "")
+      return InvalidArgument("added_tokens: no content in %s", Shown(item));
     token.content = content.get<std::string>();
     ATL_ASSIGN_OR_RETURN(token.id, ReadId(Member(item, "id"), "added token " + token.content));
     ATL_ASSIGN_OR_RETURN(token.special, ReadBool(item, "special"));
@@ -173,9 +188,11 @@ Status ReadAddedTokens(const Json& json, const Vocabulary& ids, TokenizerSpec* s
     const bool taken = !known && token.id < tokens.size() && tokens[token.id] != nullptr;
     const auto [first_id, is_new] = id_of.emplace(token.content, token.id);
     const std::string& owner = content_of.emplace(token.id, token.content).first->second;
-    if ((known && in_vocab->second != token.id) || taken || first_id->second != token.id || owner != token.content) {
-      return InvalidArgument("added token %s: its id %d is not the one it has elsewhere, or another token's", token.content,
-                             token.id);
+    if ((known && in_vocab->second != token.id) || taken || first_id->second != token.id ||
+        owner != token.content) {
+      return InvalidArgument(
+          "added token %s: its id %d is not the one it has elsewhere, or another token's",
+          token.content, token.id);
     }
     if (is_new) spec->added_tokens.push_back(std::move(token));
   }
@@ -184,20 +201,24 @@ Status ReadAddedTokens(const Json& json, const Vocabulary& ids, TokenizerSpec* s
 
 // --- normalizer, pre_tokenizer, post_processor, decoder ---
 
-// Calls `read` for `node`, or for each child if it is a Sequence (nested ones, too) whose children are under `key`.
+// Calls `read` for `node`, or for each child if it is a Sequence (nested ones, too) whose children
+// are under `key`.
 template <typename Read>
 Status ForEachInSequence(const Json& node, const char* key, const Read& read, int depth = 0) {
   if (TypeOf(node) != "Sequence") return read(node);
   const Json& children = Member(node, key);
-  if (!children.is_array() || depth > 8) return InvalidArgument("Sequence: expected an array %s, nested 8 deep at most", key);
-  for (const Json& child : children) ATL_RETURN_IF_ERROR(ForEachInSequence(child, key, read, depth + 1));
+  if (!children.is_array() || depth > 8)
+    return InvalidArgument("Sequence: expected an array %s, nested 8 deep at most", key);
+  for (const Json& child : children)
+    ATL_RETURN_IF_ERROR(ForEachInSequence(child, key, read, depth + 1));
   return absl::OkStatus();
 }
 
 std::string QuoteForRegex(const std::string& literal) {
   std::string regex;
   for (const char c : literal) {
-    if (static_cast<unsigned char>(c) < 0x80 && c > ' ' && !isalnum(static_cast<unsigned char>(c))) regex.push_back('\\');
+    if (static_cast<unsigned char>(c) < 0x80 && c > ' ' && !isalnum(static_cast<unsigned char>(c)))
+      regex.push_back('\\');
     regex.push_back(c);
   }
   return regex;
@@ -205,7 +226,8 @@ std::string QuoteForRegex(const std::string& literal) {
 
 Status ReadSplit(const Json& node, TokenizerSpec* spec) {
   if (Member(node, "behavior") != "Isolated") {
-    return Unimplemented("pre_tokenizer Split: behavior %s: only Isolated is supported", Shown(Member(node, "behavior")));
+    return Unimplemented("pre_tokenizer Split: behavior %s: only Isolated is supported",
+                         Shown(Member(node, "behavior")));
   }
   ATL_ASSIGN_OR_RETURN(const bool invert, ReadBool(node, "invert"));
   if (invert) return Unimplemented("pre_tokenizer Split: invert");
@@ -217,7 +239,8 @@ Status ReadSplit(const Json& node, TokenizerSpec* spec) {
   } else if (literal.is_string() && literal != "") {
     spec->split_regexes.push_back(QuoteForRegex(literal.get<std::string>()));
   } else {
-    return InvalidArgument("pre_tokenizer Split: expected pattern.Regex or .String, found %s", Shown(pattern));
+    return InvalidArgument("pre_tokenizer Split: expected pattern.Regex or .String, found %s",
+                           Shown(pattern));
   }
   return absl::OkStatus();
 }
@@ -239,7 +262,8 @@ Status ReadPreTokenizer(const Json& json, TokenizerSpec* spec) {
       ATL_ASSIGN_OR_RETURN(spec->use_gpt2_regex, ReadOptionalBool(node, "use_regex", true));
       return absl::OkStatus();
     }
-    return Unimplemented("pre_tokenizer %s: only Split, Digits and ByteLevel are supported", Shown(node));
+    return Unimplemented("pre_tokenizer %s: only Split, Digits and ByteLevel are supported",
+                         Shown(node));
   };
   ATL_RETURN_IF_ERROR(ForEachInSequence(Member(json, "pre_tokenizer"), "pretokenizers", read));
   return byte_level ? absl::OkStatus() : Unimplemented("pre_tokenizer without ByteLevel");
@@ -248,13 +272,15 @@ Status ReadPreTokenizer(const Json& json, TokenizerSpec* spec) {
 Status ReadTemplate(const Json& node, TokenizerSpec* spec) {
   const Json& single = Member(node, "single");
   if (spec->around.has_value()) return Unimplemented("post_processor: two templates");
-  if (!single.is_array()) return InvalidArgument("post_processor TemplateProcessing: single is %s", Shown(single));
+  if (!single.is_array())
+    return InvalidArgument("post_processor TemplateProcessing: single is %s", Shown(single));
   TokenizerSpec::Around around;
   bool behind = false;
   for (const Json& part : single) {
     const Json& name = Member(Member(part, "SpecialToken"), "id");
     if (name.is_string()) {
-      const Json& ids = Member(Member(Member(node, "special_tokens"), name.get<std::string>().c_str()), "ids");
+      const Json& ids =
+          Member(Member(Member(node, "special_tokens"), name.get<std::string>().c_str()), "ids");
       if (!ids.is_array()) return InvalidArgument("post_processor: no ids for %s", Shown(name));
       for (const Json& value : ids) {
         ATL_ASSIGN_OR_RETURN(const uint32_t id, ReadId(value, "post_processor"));
@@ -277,21 +303,24 @@ Status ReadPipeline(const Json& json, TokenizerSpec* spec) {
   }
   const Json& normalizer = Member(json, "normalizer");
   if (!normalizer.is_null()) {
-    ATL_RETURN_IF_ERROR(ForEachInSequence(normalizer, "normalizers", [](const Json& node) -> Status {
-      return Unimplemented("normalizer %s: none is supported", Shown(node));
-    }));
+    ATL_RETURN_IF_ERROR(
+        ForEachInSequence(normalizer, "normalizers", [](const Json& node) -> Status {
+          return Unimplemented("normalizer %s: none is supported", Shown(node));
+        }));
   }
   ATL_RETURN_IF_ERROR(ReadPreTokenizer(json, spec));
   const Json& post_processor = Member(json, "post_processor");
   if (!post_processor.is_null()) {
-    ATL_RETURN_IF_ERROR(ForEachInSequence(post_processor, "processors", [&](const Json& node) -> Status {
-      if (TypeOf(node) == "ByteLevel") return absl::OkStatus();  // moves offsets only
-      if (TypeOf(node) == "TemplateProcessing") return ReadTemplate(node, spec);
-      return Unimplemented("post_processor %s", Shown(node));
-    }));
+    ATL_RETURN_IF_ERROR(
+        ForEachInSequence(post_processor, "processors", [&](const Json& node) -> Status {
+          if (TypeOf(node) == "ByteLevel") return absl::OkStatus();  // moves offsets only
+          if (TypeOf(node) == "TemplateProcessing") return ReadTemplate(node, spec);
+          return Unimplemented("post_processor %s", Shown(node));
+        }));
   }
   const Json& decoder = Member(json, "decoder");
-  if (TypeOf(decoder) != "ByteLevel") return Unimplemented("decoder %s: only ByteLevel is supported", Shown(decoder));
+  if (TypeOf(decoder) != "ByteLevel")
+    return Unimplemented("decoder %s: only ByteLevel is supported", Shown(decoder));
   return absl::OkStatus();
 }
 
@@ -300,7 +329,8 @@ StatusOr<std::string> ReadConfigToken(const Json& json, const char* key) {
   const Json* value = &Member(json, key);
   if (value->is_object()) value = &Member(*value, "content");
   if (value->is_null()) return std::string();
-  if (!value->is_string()) return InvalidArgument("tokenizer_config.json: %s: found %s", key, Shown(*value));
+  if (!value->is_string())
+    return InvalidArgument("tokenizer_config.json: %s: found %s", key, Shown(*value));
   return value->get<std::string>();
 }
 

@@ -21,7 +21,8 @@ struct AddedToken {
 };
 
 struct TokenizerSpec {
-  // model (BPE). Ids are below kMaxTokenId, none twice; every merge's two parts and result are in the vocabulary.
+  // model (BPE). Ids are below kMaxTokenId, none twice; every merge's two parts and result are in
+  // the vocabulary.
   std::vector<std::pair<std::string, uint32_t>> vocab;  // spelt in the byte alphabet
   struct Merge {
     uint32_t left, right, result;
@@ -45,7 +46,8 @@ struct TokenizerSpec {
 
 constexpr uint32_t kMaxTokenId = 1u << 22;  // exclusive; published vocabularies end below 2^18
 
-// InvalidArgument: not what tokenizer.json may hold. Unimplemented: names the piece that is not supported.
+// InvalidArgument: not what tokenizer.json may hold. Unimplemented: names the piece that is not
+// supported.
 StatusOr<TokenizerSpec> ReadTokenizerSpec(const std::string& tokenizer_json);
 
 struct TokenizerConfig {

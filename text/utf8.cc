@@ -22,7 +22,8 @@ size_t AsciiPrefix(std::string_view bytes) {
   return i;
 }
 
-// Appends `bytes` to `out` with ill-formed pieces replaced, up to an unfinished end; returns what was used.
+// Appends `bytes` to `out` with ill-formed pieces replaced, up to an unfinished end; returns what
+// was used.
 size_t AppendReplaced(std::string_view bytes, std::string* out) {
   size_t pos = 0;
   while (pos < bytes.size()) {

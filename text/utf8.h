@@ -11,11 +11,13 @@ namespace atl::text {
 struct Utf8Piece {
   enum Kind { kCharacter, kIllFormed, kUnfinished };
   Kind kind;
-  int length;  // bytes: the character, the maximal ill-formed piece, or all that is left of an unfinished one
+  int length;  // bytes: the character, the maximal ill-formed piece, or all that is left of an
+               // unfinished one
 };
 
-// REQUIRES: !bytes.empty(). kUnfinished: the bytes end inside a character that is well-formed so far.
-// Source: Unicode 16, table 3-7 and "Substitution of Maximal Subparts"; Rust's from_utf8_lossy does the same.
+// REQUIRES: !bytes.empty(). kUnfinished: the bytes end inside a character that is well-formed so
+// far. Source: Unicode 16, table 3-7 and "Substitution of Maximal Subparts"; Rust's from_utf8_lossy
+// does the same.
 Utf8Piece NextPiece(std::string_view bytes);
 
 bool IsWellFormed(std::string_view bytes);

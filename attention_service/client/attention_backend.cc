@@ -14,7 +14,8 @@ namespace {
 
 namespace pb = atollpb::v1;
 
-// One Run call. Keeps itself alive until gRPC is done with it; the observer is let go of when the Run is destroyed.
+// One Run call. Keeps itself alive until gRPC is done with it; the observer is let go of when the
+// Run is destroyed.
 class RemoteCall : public grpc::ClientBidiReactor<pb::RunRequest, pb::RunResponse>,
                    public std::enable_shared_from_this<RemoteCall> {
  public:
@@ -57,7 +58,8 @@ class RemoteCall : public grpc::ClientBidiReactor<pb::RunRequest, pb::RunRespons
     RunObserver* observer = std::exchange(observer_, nullptr);
     if (observer == nullptr) return;
     if (status.ok() && !finished_) {
-      observer->OnDone(absl::UnavailableError("the attention node ended the run without a finish reason"));
+      observer->OnDone(
+          absl::UnavailableError("the attention node ended the run without a finish reason"));
     } else {
       observer->OnDone(rpc::FromGrpc(status));
     }
@@ -68,8 +70,8 @@ class RemoteCall : public grpc::ClientBidiReactor<pb::RunRequest, pb::RunRespons
   pb::RunRequest request_;
   pb::RunResponse response_;
   std::shared_ptr<RemoteCall> self_;
-  // Held while the observer is called, so that Detach waits for a call under way; recursive, for a Run may be destroyed
-  // by its own observer.
+  // Held while the observer is called, so that Detach waits for a call under way; recursive, for a
+  // Run may be destroyed by its own observer.
   std::recursive_mutex mu_;
   RunObserver* observer_;
   bool finished_ = false;

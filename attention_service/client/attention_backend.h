@@ -9,7 +9,8 @@
 
 namespace atl::attention {
 
-// Told of a run's progress, from any thread but one call at a time; must not block. After OnDone nothing comes.
+// Told of a run's progress, from any thread but one call at a time; must not block. After OnDone
+// nothing comes.
 class RunObserver {
  public:
   virtual ~RunObserver() = default;
@@ -18,7 +19,8 @@ class RunObserver {
   virtual void OnDone(const Status& status) = 0;
 };
 
-// A run under way. Destroying it before OnDone cancels it; no observer call is made after the destructor has returned.
+// A run under way. Destroying it before OnDone cancels it; no observer call is made after the
+// destructor has returned.
 class Run {
  public:
   virtual ~Run() = default;

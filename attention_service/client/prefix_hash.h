@@ -7,8 +7,9 @@
 
 namespace atl::attention {
 
-// One hash per whole block of 64 ids of `ids`: hash i covers ids 0 .. 64 (i + 1) - 1 and the bias version, so equal hashes mean
-// (but for 2^-64 chance, which costs a wrong choice of node, never a wrong token) an equal prefix.
+// One hash per whole block of 64 ids of `ids`: hash i covers ids 0 .. 64 (i + 1) - 1 and the bias
+// version, so equal hashes mean (but for 2^-64 chance, which costs a wrong choice of node, never a
+// wrong token) an equal prefix.
 std::vector<uint64_t> PrefixHashes(std::span<const uint32_t> ids, uint64_t bias_version);
 
 // The hash of a prefix one block longer than the one that `hash` stands for.

@@ -1,5 +1,5 @@
-// Prints how long a tokenizer takes to load and how fast one thread encodes and decodes. huggingface.py does the same with
-// HuggingFace's `tokenizers`, for comparison.
+// Prints how long a tokenizer takes to load and how fast one thread encodes and decodes.
+// huggingface.py does the same with HuggingFace's `tokenizers`, for comparison.
 #include <time.h>
 
 #include <CLI/CLI.hpp>
@@ -32,7 +32,8 @@ std::vector<std::string> Cut(const std::string& text, size_t piece_bytes) {
   return pieces;
 }
 
-Status Run(const std::string& dir, const std::vector<std::string>& files, size_t piece_bytes, int rounds) {
+Status Run(const std::string& dir, const std::vector<std::string>& files, size_t piece_bytes,
+           int rounds) {
   const double start = Seconds();
   ATL_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(dir));
   std::printf("load %.3f s (CPU), %u ids\n", Seconds() - start, tokenizer->vocab_size());
@@ -56,8 +57,8 @@ Status Run(const std::string& dir, const std::vector<std::string>& files, size_t
       for (const auto& list : ids) num_ids += list.size();
     }
     const double mega = static_cast<double>(text.size()) / 1e6;
-    std::printf("%-40s %8.3f MB %9zu ids  encode %7.2f MB/s  decode %7.2f MB/s\n", file.c_str(), mega, num_ids,
-                mega / best_encode, mega / best_decode);
+    std::printf("%-40s %8.3f MB %9zu ids  encode %7.2f MB/s  decode %7.2f MB/s\n", file.c_str(),
+                mega, num_ids, mega / best_encode, mega / best_decode);
   }
   return absl::OkStatus();
 }
@@ -72,8 +73,10 @@ int main(int argc, char** argv) {
   size_t piece_bytes = 4096;
   int rounds = 5;
   app.add_option("--tokenizer", dir, "folder with tokenizer.json");
-  app.add_option("--piece-bytes", piece_bytes, "a text is encoded in pieces of this size")->check(CLI::PositiveNumber);
-  app.add_option("--rounds", rounds, "the best of so many rounds is printed")->check(CLI::PositiveNumber);
+  app.add_option("--piece-bytes", piece_bytes, "a text is encoded in pieces of this size")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--rounds", rounds, "the best of so many rounds is printed")
+      ->check(CLI::PositiveNumber);
   app.add_option("texts", files, "text files")->required();
   CLI11_PARSE(app, argc, argv);
   const atl::Status status = atl::text::Run(dir, files, piece_bytes, rounds);

@@ -1,5 +1,6 @@
-// P1, exactness: the same bits of tokens and logprobs whatever the arrangement. Each case is compared with the same
-// requests answered alone, one after the other, by one expert node in one process.
+// P1, exactness: the same bits of tokens and logprobs whatever the arrangement. Each case is
+// compared with the same requests answered alone, one after the other, by one expert node in one
+// process.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -40,7 +41,8 @@ Starts Workload(const ThreadCluster& cluster) {
       id = (x >> 8) % vocab;
     }
     if (++i % 2 == 0) {
-      starts.push_back(MakeSampledStart(cluster.checkpoint(), cluster.profile(), prompt, 12, 7 + length));
+      starts.push_back(
+          MakeSampledStart(cluster.checkpoint(), cluster.profile(), prompt, 12, 7 + length));
     } else {
       starts.push_back(MakeStart(cluster.checkpoint(), cluster.profile(), prompt, 12));
     }
@@ -49,7 +51,8 @@ Starts Workload(const ThreadCluster& cluster) {
 }
 
 std::string ModelDir(const std::string& model) {
-  return model == "demo" ? ::atl::testing::DemoModelDir() : ::atl::testing::GoldenCheckpointDir(model);
+  return model == "demo" ? ::atl::testing::DemoModelDir()
+                         : ::atl::testing::GoldenCheckpointDir(model);
 }
 
 ThreadClusterOptions Simplest(const std::string& model, const std::string& profile) {
@@ -90,12 +93,15 @@ const Reference& ReferenceFor(const std::string& model, const std::string& profi
   return reference;
 }
 
-// Every request at once (those of one attention node share its steps), spread over the attention nodes.
-void ExpectSameAnswers(ThreadCluster* cluster, int num_attention, const std::string& model, const std::string& profile) {
+// Every request at once (those of one attention node share its steps), spread over the attention
+// nodes.
+void ExpectSameAnswers(ThreadCluster* cluster, int num_attention, const std::string& model,
+                       const std::string& profile) {
   const Reference& reference = ReferenceFor(model, profile);
   std::vector<std::unique_ptr<::atl::testing::PendingAnswer>> pending;
   for (size_t i = 0; i < reference.starts.size(); ++i) {
-    pending.push_back(::atl::testing::StartRun(cluster->attention(i % num_attention), reference.starts[i]));
+    pending.push_back(
+        ::atl::testing::StartRun(cluster->attention(i % num_attention), reference.starts[i]));
   }
   for (size_t i = 0; i < pending.size(); ++i) {
     EXPECT_EQ(Difference(reference.answers[i], pending[i]->Get()), "") << "request " << i;
@@ -121,20 +127,26 @@ std::vector<int> UnevenHolder(int32_t layer, int32_t expert, int nodes) {
 std::vector<Arrangement> Arrangements() {
   std::vector<Arrangement> all;
   for (const int experts : {1, 2, 4, 8}) {
-    all.push_back({"Experts" + std::to_string(experts), [=](auto* o) { o->num_experts = experts; }});
+    all.push_back(
+        {"Experts" + std::to_string(experts), [=](auto* o) { o->num_experts = experts; }});
     if (experts == 1) continue;
     all.push_back({"UnevenExperts" + std::to_string(experts), [=](auto* o) {
                      o->num_experts = experts;
-                     o->holders = [=](int32_t layer, int32_t e) { return UnevenHolder(layer, e, experts); };
+                     o->holders = [=](int32_t layer, int32_t e) {
+                       return UnevenHolder(layer, e, experts);
+                     };
                    }});
   }
   all.push_back({"EveryExpertOnBothNodes", [](auto* o) {
                    o->num_experts = 2;
                    o->holders = [](int32_t, int32_t) { return std::vector<int>{0, 1}; };
                  }});
-  for (const auto kind : {transport::LinkKind::kInproc, transport::LinkKind::kUnix, transport::LinkKind::kTcp}) {
+  for (const auto kind :
+       {transport::LinkKind::kInproc, transport::LinkKind::kUnix, transport::LinkKind::kTcp}) {
     for (const std::string dispatch : {"service", "inline"}) {
-      const std::string name = kind == transport::LinkKind::kInproc ? "Inproc" : kind == transport::LinkKind::kUnix ? "Unix" : "Tcp";
+      const std::string name = kind == transport::LinkKind::kInproc ? "Inproc"
+                               : kind == transport::LinkKind::kUnix ? "Unix"
+                                                                    : "Tcp";
       all.push_back({name + (dispatch == "service" ? "Service" : "Inline"), [=](auto* o) {
                        o->links = kind;
                        o->dispatch = dispatch;
@@ -150,7 +162,8 @@ std::vector<Arrangement> Arrangements() {
                    }});
   }
   for (const int chunk : {1, 7, 64, 512}) {
-    all.push_back({"Chunk" + std::to_string(chunk), [=](auto* o) { o->engine.prefill_chunk = chunk; }});
+    all.push_back(
+        {"Chunk" + std::to_string(chunk), [=](auto* o) { o->engine.prefill_chunk = chunk; }});
   }
   all.push_back({"StepOf5Tokens", [](auto* o) { o->engine.max_step_tokens = 5; }});
   all.push_back({"OneMicroBatch", [](auto* o) { o->engine.micro_batches = 1; }});
@@ -158,7 +171,8 @@ std::vector<Arrangement> Arrangements() {
   for (const int threads : {1, 2, 4}) {
     all.push_back({"Threads" + std::to_string(threads), [=](auto* o) { o->threads = threads; }});
   }
-  for (const kernels::Isa isa : {kernels::Isa::kPortable, kernels::Isa::kAvx2, kernels::Isa::kAvx512}) {
+  for (const kernels::Isa isa :
+       {kernels::Isa::kPortable, kernels::Isa::kAvx2, kernels::Isa::kAvx512}) {
     std::string name = kernels::IsaName(isa);
     name[0] = static_cast<char>(std::toupper(name[0]));
     all.push_back({"Isa" + name, [=](auto* o) { o->isa = kernels::IsaName(isa); }});
@@ -166,7 +180,8 @@ std::vector<Arrangement> Arrangements() {
   return all;
 }
 
-class EqualityTest : public ::testing::TestWithParam<std::tuple<std::string, std::string, Arrangement>> {};
+class EqualityTest
+    : public ::testing::TestWithParam<std::tuple<std::string, std::string, Arrangement>> {};
 
 TEST_P(EqualityTest, SameBits) {
   const auto& [model, profile, arrangement] = GetParam();
@@ -182,17 +197,20 @@ TEST_P(EqualityTest, SameBits) {
 }
 
 std::string CaseName(const ::testing::TestParamInfo<EqualityTest::ParamType>& info) {
-  return std::get<0>(info.param) + "_" + std::get<1>(info.param) + "_" + std::get<2>(info.param).name;
+  return std::get<0>(info.param) + "_" + std::get<1>(info.param) + "_" +
+         std::get<2>(info.param).name;
 }
 
-// The demo model has FP8 weights, groups and biases; the presets reach what it does not: softmax and group_limited_greedy, no
-// q_lora, tied embeddings, YaRN.
+// The demo model has FP8 weights, groups and biases; the presets reach what it does not: softmax
+// and group_limited_greedy, no q_lora, tied embeddings, YaRN.
 INSTANTIATE_TEST_SUITE_P(Demo, EqualityTest,
-                         ::testing::Combine(::testing::Values("demo"), ::testing::Values("bf16", "reference"),
+                         ::testing::Combine(::testing::Values("demo"),
+                                            ::testing::Values("bf16", "reference"),
                                             ::testing::ValuesIn(Arrangements())),
                          CaseName);
 INSTANTIATE_TEST_SUITE_P(Presets, EqualityTest,
-                         ::testing::Combine(::testing::ValuesIn(::atl::testing::GoldenPresets()), ::testing::Values("bf16"),
+                         ::testing::Combine(::testing::ValuesIn(::atl::testing::GoldenPresets()),
+                                            ::testing::Values("bf16"),
                                             ::testing::ValuesIn(Arrangements())),
                          CaseName);
 
@@ -222,11 +240,13 @@ TEST_P(ExactnessTest, BatchesOf2And7And32) {
   for (const size_t batch : {2, 7, 32}) {
     Starts starts;
     for (size_t i = 0; i < batch; ++i) {
-      starts.push_back(Renamed(reference.starts[i % reference.starts.size()], "-" + std::to_string(i)));
+      starts.push_back(
+          Renamed(reference.starts[i % reference.starts.size()], "-" + std::to_string(i)));
     }
     const std::vector<Answer> answers = RunAll(engine(), starts);
     for (size_t i = 0; i < batch; ++i) {
-      EXPECT_EQ(Difference(reference.answers[i % reference.answers.size()], answers[i]), "") << batch << " " << i;
+      EXPECT_EQ(Difference(reference.answers[i % reference.answers.size()], answers[i]), "")
+          << batch << " " << i;
     }
   }
 }
@@ -261,7 +281,8 @@ TEST_P(ExactnessTest, ReplayAtEveryCut) {
 
 TEST_P(ExactnessTest, ConversationTurnByTurnAndAtOnce) {
   const Reference& reference = ReferenceFor(GetParam(), "bf16");
-  // Turn by turn: each turn's prompt is all that was said, with the answers as generated; the cache is warm.
+  // Turn by turn: each turn's prompt is all that was said, with the answers as generated; the cache
+  // is warm.
   std::vector<uint32_t> said;
   Answer last;
   atollpb::v1::RunStart start;
@@ -282,7 +303,8 @@ TEST_P(ExactnessTest, LogprobsWhileGeneratingArePromptLogprobs) {
   const Reference& reference = ReferenceFor(GetParam(), "bf16");
   for (size_t i = 0; i < reference.starts.size(); ++i) {
     const Answer& whole = reference.answers[i];
-    std::vector<uint32_t> ids(reference.starts[i].prompt_ids().begin(), reference.starts[i].prompt_ids().end());
+    std::vector<uint32_t> ids(reference.starts[i].prompt_ids().begin(),
+                              reference.starts[i].prompt_ids().end());
     const size_t prompt = ids.size();
     ids.insert(ids.end(), whole.ids.begin(), whole.ids.end());
     auto start = MakeStart(cluster_->checkpoint(), cluster_->profile(), ids, 0);
@@ -308,7 +330,8 @@ TEST_P(ExactnessTest, FewBlocksPreemptAndReplay) {
   options.engine.prefix_cache = true;
   auto cluster = StartOrDie(options);
   const std::vector<Answer> answers = RunAll(cluster->attention(0), reference.starts);
-  for (size_t i = 0; i < answers.size(); ++i) EXPECT_EQ(Difference(reference.answers[i], answers[i]), "") << i;
+  for (size_t i = 0; i < answers.size(); ++i)
+    EXPECT_EQ(Difference(reference.answers[i], answers[i]), "") << i;
   EXPECT_EQ(cluster->attention(0)->num_sequences(), 0);
 }
 
@@ -320,7 +343,8 @@ TEST_P(ExactnessTest, ExpertNodeCutInTheMiddle) {
   options.holders = [](int32_t, int32_t e) { return std::vector<int>{e % 3, (e + 1) % 3}; };
   auto cluster = StartOrDie(options);
   std::vector<std::unique_ptr<::atl::testing::PendingAnswer>> pending;
-  for (const auto& start : reference.starts) pending.push_back(::atl::testing::StartRun(cluster->attention(0), start));
+  for (const auto& start : reference.starts)
+    pending.push_back(::atl::testing::StartRun(cluster->attention(0), start));
   EXPECT_TRUE(pending[0]->WaitForTokens(2, absl::Seconds(30)));
   cluster->CutExpert(1);
   for (size_t i = 0; i < pending.size(); ++i) {
@@ -340,7 +364,8 @@ TEST_P(ExactnessTest, ExpertsComputeExactlyTheRowsThatTheGateChose) {
     for (int32_t e = 0; e < config.num_expert_ids(); ++e) {
       uint64_t computed = 0;
       for (int node = 0; node < 2; ++node) {
-        if (auto held = cluster_->store(node).Find({.layer = layer, .expert = e})) computed += held->rows;
+        if (auto held = cluster_->store(node).Find({.layer = layer, .expert = e}))
+          computed += held->rows;
       }
       ASSERT_EQ(computed, cluster_->RoutedRows(layer, e)) << "layer " << layer << " expert " << e;
       chosen += computed;
@@ -350,7 +375,8 @@ TEST_P(ExactnessTest, ExpertsComputeExactlyTheRowsThatTheGateChose) {
   EXPECT_EQ(chosen, dispatched * pairs_per_row);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, ExactnessTest, ::testing::Values("demo", "v2_lite", "v3_fp8", "moonlight", "tied"),
+INSTANTIATE_TEST_SUITE_P(Models, ExactnessTest,
+                         ::testing::Values("demo", "v2_lite", "v3_fp8", "moonlight", "tied"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

@@ -1,4 +1,7 @@
-// P2, fidelity: logits, choices and tokens against the stored reference (tools/golden/README.md has the tolerances).
+// P2, fidelity: logits, choices and tokens against the stored reference (tools/golden/README.md has
+// the tolerances).
+#include "tests/support/golden.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,20 +15,20 @@
 #include "absl/strings/str_format.h"
 #include "local/offline_forward.h"
 #include "tests/support/generate.h"
-#include "tests/support/golden.h"
 #include "tests/support/temp_dir.h"
 
 namespace atl {
 namespace {
 
+using ::atl::testing::Golden;
 using local::LocalStack;
 using local::LocalStackOptions;
 using local::OfflineForward;
-using ::atl::testing::Golden;
 
 constexpr int64_t kMaxPositions = 640;
 
-std::unique_ptr<LocalStack> OpenStack(const std::string& dir, const std::string& profile, bool with_mtp = false) {
+std::unique_ptr<LocalStack> OpenStack(const std::string& dir, const std::string& profile,
+                                      bool with_mtp = false) {
   LocalStackOptions options;
   options.model_dir = dir;
   options.profile = profile;
@@ -36,17 +39,22 @@ std::unique_ptr<LocalStack> OpenStack(const std::string& dir, const std::string&
   return stack.ok() ? *std::move(stack) : nullptr;
 }
 
-std::vector<uint32_t> Ids(const std::vector<int64_t>& values) { return {values.begin(), values.end()}; }
+std::vector<uint32_t> Ids(const std::vector<int64_t>& values) {
+  return {values.begin(), values.end()};
+}
 
-// Distance of found logits [T, V] from the stored top 16 of every position and the whole vector of the last.
+// Distance of found logits [T, V] from the stored top 16 of every position and the whole vector of
+// the last.
 struct Distance {
   double max = 0;
   double rms = 0;
   double median_position_rms = 0;
-  double top1 = 1;  // share of positions with a margin over 0.5 whose largest logit is the expected one
+  double top1 =
+      1;  // share of positions with a margin over 0.5 whose largest logit is the expected one
 };
 
-Distance Measure(const Golden& golden, const std::string& prompt, const std::vector<float>& logits, int64_t vocab) {
+Distance Measure(const Golden& golden, const std::string& prompt, const std::vector<float>& logits,
+                 int64_t vocab) {
   const auto& top_ids = golden.I64(prompt + ".top_ids");
   const auto& top_logits = golden.F32(prompt + ".top_logits");
   const auto& last = golden.F32(prompt + ".last_logits");
@@ -64,7 +72,8 @@ Distance Measure(const Golden& golden, const std::string& prompt, const std::vec
   for (int64_t t = 0; t < total; ++t) {
     const float* row = logits.data() + t * vocab;
     double position_sum = 0;
-    for (int64_t i = 0; i < 16; ++i) position_sum += add(row[top_ids[t * 16 + i]] - top_logits[t * 16 + i]);
+    for (int64_t i = 0; i < 16; ++i)
+      position_sum += add(row[top_ids[t * 16 + i]] - top_logits[t * 16 + i]);
     position_rms.push_back(std::sqrt(position_sum / 16));
     if (top_logits[t * 16] - top_logits[t * 16 + 1] > 0.5) {
       ++decided;
@@ -73,7 +82,8 @@ Distance Measure(const Golden& golden, const std::string& prompt, const std::vec
   }
   for (int64_t i = 0; i < vocab; ++i) add(logits[(total - 1) * vocab + i] - last[i]);
   distance.rms = std::sqrt(sum / count);
-  std::nth_element(position_rms.begin(), position_rms.begin() + position_rms.size() / 2, position_rms.end());
+  std::nth_element(position_rms.begin(), position_rms.begin() + position_rms.size() / 2,
+                   position_rms.end());
   distance.median_position_rms = position_rms[position_rms.size() / 2];
   if (decided > 0) distance.top1 = static_cast<double>(agreed) / decided;
   return distance;
@@ -92,7 +102,9 @@ class GoldenTest : public ::testing::TestWithParam<std::string> {
     for (const auto& prompt : golden_.json["prompts"]) names.push_back(prompt["name"]);
     return names;
   }
-  std::vector<uint32_t> PromptIds(const std::string& name) const { return Ids(golden_.I64(name + ".input_ids")); }
+  std::vector<uint32_t> PromptIds(const std::string& name) const {
+    return Ids(golden_.I64(name + ".input_ids"));
+  }
 
   Golden golden_;
   std::string dir_;
@@ -130,23 +142,27 @@ TEST_P(GoldenTest, ReferenceHiddenStatesAndRouterChoices) {
       row_in_layer = 0;
     }
     for (int64_t i = 0; i < values; ++i) {
-      ASSERT_NEAR(found[i], hidden[layer * size + row_in_layer + i], 5e-4) << "layer " << layer << " value " << i;
+      ASSERT_NEAR(found[i], hidden[layer * size + row_in_layer + i], 5e-4)
+          << "layer " << layer << " value " << i;
     }
     row_in_layer += values;
   });
   std::map<int32_t, int64_t> seen_rows;
-  stack->dispatcher()->SetRouteHookForTest([&](int32_t layer, int64_t rows, int32_t* expert_id, float* weight, bool*) {
-    const std::string key = absl::StrFormat("detail.router.%d.", layer);
-    const auto& expected_ids = golden_.I64(key + "ids");
-    const auto& expected_weights = golden_.F32(key + "weights");
-    int64_t& first = seen_rows[layer];
-    for (int64_t i = 0; i < rows * k; ++i) {
-      ASSERT_EQ(expert_id[i], expected_ids[first * k + i]) << key << " " << i;
-      ASSERT_NEAR(weight[i], expected_weights[first * k + i], 1e-4 * std::abs(expected_weights[first * k + i])) << key;
-    }
-    first += rows;
-    ++routers_seen;
-  });
+  stack->dispatcher()->SetRouteHookForTest(
+      [&](int32_t layer, int64_t rows, int32_t* expert_id, float* weight, bool*) {
+        const std::string key = absl::StrFormat("detail.router.%d.", layer);
+        const auto& expected_ids = golden_.I64(key + "ids");
+        const auto& expected_weights = golden_.F32(key + "weights");
+        int64_t& first = seen_rows[layer];
+        for (int64_t i = 0; i < rows * k; ++i) {
+          ASSERT_EQ(expert_id[i], expected_ids[first * k + i]) << key << " " << i;
+          ASSERT_NEAR(weight[i], expected_weights[first * k + i],
+                      1e-4 * std::abs(expected_weights[first * k + i]))
+              << key;
+        }
+        first += rows;
+        ++routers_seen;
+      });
   std::vector<float> logits, final_hidden;
   ASSERT_TRUE(forward.Logits(ids, 512, &logits, &final_hidden).ok());
   EXPECT_EQ(layers_seen, stack->checkpoint().config().num_hidden_layers);
@@ -167,7 +183,8 @@ TEST_P(GoldenTest, ReferencePromptLogprobs) {
   const auto answer = ::atl::testing::RunOne(stack->engine(), start);
   ASSERT_TRUE(answer.status.ok()) << answer.status;
   ASSERT_EQ(answer.prompt_logprobs.size(), expected.size());
-  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(answer.prompt_logprobs[i], expected[i], 3e-4) << i;
+  for (size_t i = 0; i < expected.size(); ++i)
+    EXPECT_NEAR(answer.prompt_logprobs[i], expected[i], 3e-4) << i;
 }
 
 TEST_P(GoldenTest, ReferenceGreedyTokens) {
@@ -179,8 +196,8 @@ TEST_P(GoldenTest, ReferenceGreedyTokens) {
     const auto& expected = golden_.I64(prompt + ".greedy_ids");
     const auto& margin = golden_.F32(prompt + ".greedy_margin");
     const auto answer = ::atl::testing::RunOne(
-        stack->engine(),
-        ::atl::testing::MakeStart(stack->checkpoint(), stack->profile(), PromptIds(prompt), expected.size()));
+        stack->engine(), ::atl::testing::MakeStart(stack->checkpoint(), stack->profile(),
+                                                   PromptIds(prompt), expected.size()));
     ASSERT_TRUE(answer.status.ok()) << answer.status;
     ASSERT_EQ(answer.ids.size(), expected.size());
     for (size_t i = 0; i < expected.size() && margin[i] > 2e-3; ++i, ++compared) {
@@ -218,7 +235,8 @@ TEST_P(GoldenTest, Bf16WithExpertsForced) {
       [&](int32_t layer, int64_t rows, int32_t* expert_id, float*, bool* replaced) {
         const auto& ids = golden_.I64(absl::StrFormat("detail.router.%d.ids", layer));
         int64_t& first = seen_rows[layer];
-        for (int64_t i = 0; i < rows * k; ++i) expert_id[i] = static_cast<int32_t>(ids[first * k + i]);
+        for (int64_t i = 0; i < rows * k; ++i)
+          expert_id[i] = static_cast<int32_t>(ids[first * k + i]);
         first += rows;
         *replaced = true;
       });
@@ -283,7 +301,8 @@ TEST(KimiK2Test, SameLogitsUnderItsOwnModelType) {
   EXPECT_LE(d.rms, 1e-4);
 }
 
-// The demo model: greedy tokens up to the end mark under both profiles (all margins there are above 3.9).
+// The demo model: greedy tokens up to the end mark under both profiles (all margins there are
+// above 3.9).
 TEST(DemoModelTest, GreedyTokensAsExpected) {
   std::ifstream in(::atl::testing::DemoModelDir() + "/expected.json");
   const nlohmann::json expected = nlohmann::json::parse(in);
@@ -297,7 +316,8 @@ TEST(DemoModelTest, GreedyTokensAsExpected) {
       const auto margins = one["margins"].get<std::vector<float>>();
       const size_t end = one["eos_at"].is_null() ? ids.size() : one["eos_at"].get<size_t>() + 1;
       const auto answer = ::atl::testing::RunOne(
-          stack->engine(), ::atl::testing::MakeStart(stack->checkpoint(), stack->profile(), prompt, ids.size()));
+          stack->engine(),
+          ::atl::testing::MakeStart(stack->checkpoint(), stack->profile(), prompt, ids.size()));
       ASSERT_TRUE(answer.status.ok()) << answer.status;
       const float decided = profile == "reference" ? 2e-3f : 1.0f;
       for (size_t i = 0; i < end && margins[i] > decided; ++i) {

@@ -1,5 +1,6 @@
-// The equality tests can fail: an expert node that adds up its outs before it answers (fewer bytes on the wire, and what
-// many systems do) makes the sum depend on placement, and the comparison of bits sees it.
+// The equality tests can fail: an expert node that adds up its outs before it answers (fewer bytes
+// on the wire, and what many systems do) makes the sum depend on placement, and the comparison of
+// bits sees it.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -19,7 +20,8 @@ namespace {
 using local::LocalStack;
 using local::LocalStackOptions;
 
-// The mutation: y = sum over nodes of (the node's own sum of weight * out). Everything else is as in the system.
+// The mutation: y = sum over nodes of (the node's own sum of weight * out). Everything else is as
+// in the system.
 class PreReducingFabric : public dispatch::ExpertFabric {
  public:
   PreReducingFabric(LocalStack* stack, const dispatch::GateWeights* gates, int num_nodes)
@@ -44,7 +46,9 @@ class PreReducingFabric : public dispatch::ExpertFabric {
         }
       }
       std::vector<float> out(d);
-      EXPECT_TRUE(stack_->expert_engine(0)->Compute(layer, rows, x.data(), std::span(&pair, 1), out.data()).ok());
+      EXPECT_TRUE(stack_->expert_engine(0)
+                      ->Compute(layer, rows, x.data(), std::span(&pair, 1), out.data())
+                      .ok());
       std::vector<float>& sum = sums[pair.expert % num_nodes_];
       for (int64_t n = 0; n < d; ++n) sum[pair.row * d + n] += weight * out[n];
     }
@@ -74,8 +78,9 @@ class PreReducingFabric : public dispatch::ExpertFabric {
 
 std::vector<float> LogitsOver(LocalStack* stack, dispatch::ExpertFabric* fabric) {
   const model::ModelConfig& c = stack->checkpoint().config();
-  attention::LatentCache cache(attention::CacheShape(c, stack->profile(), stack->weights().softmax_scale),
-                               stack->weights().layers.size(), 2);
+  attention::LatentCache cache(
+      attention::CacheShape(c, stack->profile(), stack->weights().softmax_scale),
+      stack->weights().layers.size(), 2);
   attention::ModelRunner runner(stack->ctx(), &stack->weights(), &cache, fabric, 1, 1);
   const std::vector<attention::BlockId> blocks = {*cache.Acquire(), *cache.Acquire()};
   const std::span<const attention::BlockId> table(blocks);
@@ -93,7 +98,8 @@ std::vector<float> LogitsOver(LocalStack* stack, dispatch::ExpertFabric* fabric)
 
 int64_t DifferentBits(const std::vector<float>& a, const std::vector<float>& b) {
   int64_t count = 0;
-  for (size_t i = 0; i < a.size(); ++i) count += std::bit_cast<uint32_t>(a[i]) != std::bit_cast<uint32_t>(b[i]);
+  for (size_t i = 0; i < a.size(); ++i)
+    count += std::bit_cast<uint32_t>(a[i]) != std::bit_cast<uint32_t>(b[i]);
   return count;
 }
 
@@ -108,7 +114,8 @@ TEST(MutationTest, PreReductionOnExpertNodesBreaksEquality) {
   ASSERT_TRUE(gates.ok()) << gates.status();
   const std::vector<float> exact = LogitsOver(stack->get(), (*stack)->fabric());
   PreReducingFabric one(stack->get(), gates->get(), 1), four(stack->get(), gates->get(), 4);
-  const std::vector<float> over_one = LogitsOver(stack->get(), &one), over_four = LogitsOver(stack->get(), &four);
+  const std::vector<float> over_one = LogitsOver(stack->get(), &one),
+                           over_four = LogitsOver(stack->get(), &four);
   EXPECT_GT(DifferentBits(over_one, over_four), 0) << "placement would show in the tokens' bits";
   EXPECT_GT(DifferentBits(exact, over_four), 0);
   EXPECT_EQ(DifferentBits(exact, LogitsOver(stack->get(), (*stack)->fabric())), 0);

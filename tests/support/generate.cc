@@ -28,8 +28,9 @@ pb::RunStart MakeStart(const model::Checkpoint& checkpoint, const model::Numeric
   return start;
 }
 
-pb::RunStart MakeSampledStart(const model::Checkpoint& checkpoint, const model::NumericProfile& profile,
-                              std::vector<uint32_t> prompt, uint32_t max_tokens, uint64_t seed) {
+pb::RunStart MakeSampledStart(const model::Checkpoint& checkpoint,
+                              const model::NumericProfile& profile, std::vector<uint32_t> prompt,
+                              uint32_t max_tokens, uint64_t seed) {
   pb::RunStart start = MakeStart(checkpoint, profile, std::move(prompt), max_tokens);
   pb::ResolvedSampling* sampling = start.mutable_sampling();
   sampling->set_temperature(1);
@@ -52,7 +53,8 @@ void Append(const pb::TokenLogprob& from, std::vector<float>* to) {
   }
 }
 
-std::string FirstDifference(const char* what, const std::vector<float>& expected, const std::vector<float>& found) {
+std::string FirstDifference(const char* what, const std::vector<float>& expected,
+                            const std::vector<float>& found) {
   if (expected.size() != found.size()) {
     return absl::StrFormat("%s: %d values, expected %d", what, found.size(), expected.size());
   }
@@ -71,8 +73,10 @@ void PendingAnswer::OnResponse(pb::RunResponse response) {
   for (const auto& logprob : response.prompt_logprobs()) Append(logprob, &answer_.prompt_logprobs);
   for (const auto& logprob : response.logprobs()) Append(logprob, &answer_.logprobs);
   answer_.ids.insert(answer_.ids.end(), response.token_ids().begin(), response.token_ids().end());
-  if (response.finish_reason() != pb::FINISH_REASON_UNSPECIFIED) answer_.finish_reason = response.finish_reason();
-  if (response.cached_prompt_tokens() != 0) answer_.cached_prompt_tokens = response.cached_prompt_tokens();
+  if (response.finish_reason() != pb::FINISH_REASON_UNSPECIFIED)
+    answer_.finish_reason = response.finish_reason();
+  if (response.cached_prompt_tokens() != 0)
+    answer_.cached_prompt_tokens = response.cached_prompt_tokens();
 }
 
 void PendingAnswer::OnDone(const Status& status) {
@@ -101,13 +105,15 @@ size_t PendingAnswer::num_tokens() const {
   return answer_.ids.size();
 }
 
-std::unique_ptr<PendingAnswer> StartRun(attention::AttentionBackend* backend, const pb::RunStart& start) {
+std::unique_ptr<PendingAnswer> StartRun(attention::AttentionBackend* backend,
+                                        const pb::RunStart& start) {
   auto pending = std::make_unique<PendingAnswer>();
   pending->run = backend->Start(start, pending.get());
   return pending;
 }
 
-std::vector<Answer> RunAll(attention::AttentionBackend* backend, const std::vector<pb::RunStart>& starts) {
+std::vector<Answer> RunAll(attention::AttentionBackend* backend,
+                           const std::vector<pb::RunStart>& starts) {
   std::vector<std::unique_ptr<PendingAnswer>> pending;
   for (const pb::RunStart& start : starts) pending.push_back(StartRun(backend, start));
   std::vector<Answer> answers;
@@ -115,17 +121,22 @@ std::vector<Answer> RunAll(attention::AttentionBackend* backend, const std::vect
   return answers;
 }
 
-Answer RunOne(attention::AttentionBackend* backend, const pb::RunStart& start) { return StartRun(backend, start)->Get(); }
+Answer RunOne(attention::AttentionBackend* backend, const pb::RunStart& start) {
+  return StartRun(backend, start)->Get();
+}
 
 std::string Difference(const Answer& expected, const Answer& found) {
   if (!found.status.ok()) return std::string(found.status.message());
   if (expected.ids != found.ids) {
     size_t i = 0;
     while (i < expected.ids.size() && i < found.ids.size() && expected.ids[i] == found.ids[i]) ++i;
-    return absl::StrFormat("tokens differ from %d on (%d and %d tokens)", i, found.ids.size(), expected.ids.size());
+    return absl::StrFormat("tokens differ from %d on (%d and %d tokens)", i, found.ids.size(),
+                           expected.ids.size());
   }
   std::string difference = FirstDifference("logprobs", expected.logprobs, found.logprobs);
-  if (difference.empty()) difference = FirstDifference("prompt_logprobs", expected.prompt_logprobs, found.prompt_logprobs);
+  if (difference.empty())
+    difference =
+        FirstDifference("prompt_logprobs", expected.prompt_logprobs, found.prompt_logprobs);
   return difference;
 }
 

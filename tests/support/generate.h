@@ -25,11 +25,14 @@ struct Answer {
 };
 
 // Greedy, no end ids, 5 alternatives' logprobs: the start of most tests.
-atollpb::v1::RunStart MakeStart(const model::Checkpoint& checkpoint, const model::NumericProfile& profile,
-                                std::vector<uint32_t> prompt, uint32_t max_tokens);
+atollpb::v1::RunStart MakeStart(const model::Checkpoint& checkpoint,
+                                const model::NumericProfile& profile, std::vector<uint32_t> prompt,
+                                uint32_t max_tokens);
 // The same, drawn with temperature 1, top_p 0.95, top_k 50 and penalties from `seed`.
-atollpb::v1::RunStart MakeSampledStart(const model::Checkpoint& checkpoint, const model::NumericProfile& profile,
-                                       std::vector<uint32_t> prompt, uint32_t max_tokens, uint64_t seed);
+atollpb::v1::RunStart MakeSampledStart(const model::Checkpoint& checkpoint,
+                                       const model::NumericProfile& profile,
+                                       std::vector<uint32_t> prompt, uint32_t max_tokens,
+                                       uint64_t seed);
 
 // One request under way.
 class PendingAnswer : public attention::RunObserver {
@@ -51,9 +54,11 @@ class PendingAnswer : public attention::RunObserver {
   bool done_ = false;
 };
 
-std::unique_ptr<PendingAnswer> StartRun(attention::AttentionBackend* backend, const atollpb::v1::RunStart& start);
+std::unique_ptr<PendingAnswer> StartRun(attention::AttentionBackend* backend,
+                                        const atollpb::v1::RunStart& start);
 // All at once, each waited for.
-std::vector<Answer> RunAll(attention::AttentionBackend* backend, const std::vector<atollpb::v1::RunStart>& starts);
+std::vector<Answer> RunAll(attention::AttentionBackend* backend,
+                           const std::vector<atollpb::v1::RunStart>& starts);
 Answer RunOne(attention::AttentionBackend* backend, const atollpb::v1::RunStart& start);
 
 // "" if equal; else the first difference: token, or bits of a logprob.

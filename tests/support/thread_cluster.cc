@@ -50,11 +50,12 @@ class LinkHost {
     if (kind == LinkKind::kInproc) return absl::OkStatus();
     static std::atomic<int> next{0};
     transport::Endpoint endpoint{.kind = kind, .address = "127.0.0.1:0"};
-    if (kind == LinkKind::kUnix) endpoint.address = absl::StrFormat("@atoll-test-%d-%d", getpid(), next.fetch_add(1));
+    if (kind == LinkKind::kUnix)
+      endpoint.address = absl::StrFormat("@atoll-test-%d-%d", getpid(), next.fetch_add(1));
     Status status;
     thread_->Call([&] {
-      auto listener = transport::LinkListener::Listen(thread_->loop(), endpoint, &tickets_, transport::LinkLimits{},
-                                                      on_link_);
+      auto listener = transport::LinkListener::Listen(thread_->loop(), endpoint, &tickets_,
+                                                      transport::LinkLimits{}, on_link_);
       status = listener.status();
       if (listener.ok()) listener_ = *std::move(listener);
     });
@@ -65,14 +66,15 @@ class LinkHost {
   void Connect(EventLoop* client, const std::string& peer,
                std::function<void(StatusOr<std::unique_ptr<Link>>)> done) {
     if (listener_ == nullptr) {
-      auto [here, there] = transport::MakeInprocLinks(client, thread_->loop(), transport::LinkLimits{});
+      auto [here, there] =
+          transport::MakeInprocLinks(client, thread_->loop(), transport::LinkLimits{});
       auto moved = std::make_shared<std::unique_ptr<Link>>(std::move(there));
       thread_->loop()->Post([this, peer, moved] { on_link_(peer, std::move(*moved)); });
       done(std::move(here));
       return;
     }
-    transport::ConnectLink(client, listener_->endpoint(), tickets_.Issue(peer), transport::LinkLimits{},
-                           absl::Seconds(5), std::move(done));
+    transport::ConnectLink(client, listener_->endpoint(), tickets_.Issue(peer),
+                           transport::LinkLimits{}, absl::Seconds(5), std::move(done));
   }
 
  private:
@@ -115,17 +117,19 @@ StatusOr<std::unique_ptr<ThreadCluster>> ThreadCluster::Start(const ThreadCluste
   ATL_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
   ATL_ASSIGN_OR_RETURN(cluster->ctx_, kernels::MakeKernelContext(isa, cluster->pool_.get()));
   ATL_ASSIGN_OR_RETURN(const attention::EngineOptions engine,
-                       attention::ResolveEngineOptions(options.engine, cluster->checkpoint_->config(),
-                                                       cluster->profile_));
+                       attention::ResolveEngineOptions(
+                           options.engine, cluster->checkpoint_->config(), cluster->profile_));
   ThreadClusterOptions resolved = options;
   resolved.engine = engine;
-  ATL_ASSIGN_OR_RETURN(cluster->weights_,
-                       attention::LoadModelWeights(*cluster->checkpoint_, cluster->profile_, engine.context_length,
-                                                   false, cluster->pool_.get()));
-  ATL_ASSIGN_OR_RETURN(cluster->gates_, dispatch::GateWeights::Load(*cluster->checkpoint_, cluster->pool_.get()));
+  ATL_ASSIGN_OR_RETURN(cluster->weights_, attention::LoadModelWeights(
+                                              *cluster->checkpoint_, cluster->profile_,
+                                              engine.context_length, false, cluster->pool_.get()));
+  ATL_ASSIGN_OR_RETURN(cluster->gates_,
+                       dispatch::GateWeights::Load(*cluster->checkpoint_, cluster->pool_.get()));
   ATL_RETURN_IF_ERROR(cluster->StartExperts(resolved));
   if (resolved.dispatch == "service") ATL_RETURN_IF_ERROR(cluster->StartRouter(resolved));
-  for (int i = 0; i < resolved.num_attention; ++i) ATL_RETURN_IF_ERROR(cluster->StartAttention(resolved, i));
+  for (int i = 0; i < resolved.num_attention; ++i)
+    ATL_RETURN_IF_ERROR(cluster->StartAttention(resolved, i));
   return cluster;
 }
 
@@ -148,7 +152,8 @@ Status ThreadCluster::StartExperts(const ThreadClusterOptions& options) {
       const std::vector<int> holders =
           options.holders ? options.holders(layer, e) : std::vector<int>{e % options.num_experts};
       for (int node : holders) {
-        ATL_RETURN_IF_ERROR(experts_[node]->store->Load({.layer = layer, .expert = e}, pool_.get()));
+        ATL_RETURN_IF_ERROR(
+            experts_[node]->store->Load({.layer = layer, .expert = e}, pool_.get()));
         placement->holders[layer][e].push_back(node);
       }
     }
@@ -156,20 +161,21 @@ Status ThreadCluster::StartExperts(const ThreadClusterOptions& options) {
   placement_ = std::move(placement);
   for (auto& node : experts_) {
     node->thread.Call([&] {
-      node->engine = std::make_unique<expert::ExpertEngine>(node->thread.loop(), ctx_, c, profile_, node->store.get(),
-                                                            expert::EngineOptions{});
+      node->engine = std::make_unique<expert::ExpertEngine>(
+          node->thread.loop(), ctx_, c, profile_, node->store.get(), expert::EngineOptions{});
     });
-    node->host = std::make_unique<LinkHost>(&node->thread, [n = node.get()](const std::string& peer, auto link) {
-      n->engine->AddLink(peer, std::move(link));
-    });
+    node->host = std::make_unique<LinkHost>(&node->thread,
+                                            [n = node.get()](const std::string& peer, auto link) {
+                                              n->engine->AddLink(peer, std::move(link));
+                                            });
     ATL_RETURN_IF_ERROR(node->host->Listen(options.links));
   }
   return absl::OkStatus();
 }
 
 std::unique_ptr<dispatch::Dispatcher> ThreadCluster::MakeDispatcher(EventLoop* loop) {
-  auto dispatcher = std::make_unique<dispatch::Dispatcher>(loop, ctx_, checkpoint_->config(), profile_, gates_.get(),
-                                                           dispatch::DispatcherOptions{});
+  auto dispatcher = std::make_unique<dispatch::Dispatcher>(
+      loop, ctx_, checkpoint_->config(), profile_, gates_.get(), dispatch::DispatcherOptions{});
   dispatcher->SetPlacement(placement_);
   return dispatcher;
 }
@@ -191,8 +197,8 @@ Status ThreadCluster::StartRouter(const ThreadClusterOptions& options) {
   Status status;
   router->thread.Call([&] {
     router->dispatcher = MakeDispatcher(router->thread.loop());
-    router->server = std::make_unique<dispatch::DispatchServer>(router->thread.loop(), checkpoint_->config(), profile_,
-                                                                router->dispatcher.get());
+    router->server = std::make_unique<dispatch::DispatchServer>(
+        router->thread.loop(), checkpoint_->config(), profile_, router->dispatcher.get());
     ConnectExperts(router->thread.loop(), router->dispatcher.get(), [&](const Status& s) {
       status.Update(s);
       connected.DecrementCount();
@@ -200,9 +206,10 @@ Status ThreadCluster::StartRouter(const ThreadClusterOptions& options) {
   });
   connected.Wait();
   ATL_RETURN_IF_ERROR(status);
-  router->host = std::make_unique<LinkHost>(&router->thread, [router](const std::string& peer, auto link) {
-    router->server->AddLink(peer, std::move(link));
-  });
+  router->host =
+      std::make_unique<LinkHost>(&router->thread, [router](const std::string& peer, auto link) {
+        router->server->AddLink(peer, std::move(link));
+      });
   return router->host->Listen(options.links);
 }
 
@@ -213,13 +220,14 @@ Status ThreadCluster::StartAttention(const ThreadClusterOptions& options, int i)
   int connected = 0;
   const int wanted = options.dispatch == "service" ? 1 : options.num_experts;
   if (options.dispatch == "service") {
-    auto remote = std::make_unique<dispatch::RemoteFabric>(&a->loop, checkpoint_->config(), profile_,
-                                                           dispatch::DispatcherOptions{});
-    router_->host->Connect(&a->loop, absl::StrFormat("attention-%d", i), [&, fabric = remote.get()](auto link) {
-      if (link.ok()) fabric->AddLink("router", *std::move(link));
-      status.Update(link.status());
-      ++connected;
-    });
+    auto remote = std::make_unique<dispatch::RemoteFabric>(&a->loop, checkpoint_->config(),
+                                                           profile_, dispatch::DispatcherOptions{});
+    router_->host->Connect(&a->loop, absl::StrFormat("attention-%d", i),
+                           [&, fabric = remote.get()](auto link) {
+                             if (link.ok()) fabric->AddLink("router", *std::move(link));
+                             status.Update(link.status());
+                             ++connected;
+                           });
     a->fabric = std::move(remote);
   } else {
     a->dispatcher = MakeDispatcher(&a->loop);
@@ -231,8 +239,8 @@ Status ThreadCluster::StartAttention(const ThreadClusterOptions& options, int i)
   }
   while (connected < wanted) a->loop.RunOnce(absl::Seconds(1));
   ATL_RETURN_IF_ERROR(status);
-  a->engine = std::make_unique<attention::Engine>(&a->loop, ctx_, weights_.get(), a->fabric.get(), options.engine,
-                                                  checkpoint_->revision());
+  a->engine = std::make_unique<attention::Engine>(&a->loop, ctx_, weights_.get(), a->fabric.get(),
+                                                  options.engine, checkpoint_->revision());
   a->thread = std::thread([a] { a->engine->RunUntilStopped(); });
   attention_.push_back(std::move(node));
   return absl::OkStatus();

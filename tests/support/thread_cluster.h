@@ -1,5 +1,5 @@
-// A cluster of cores in one process, each on a thread and loop of its own, joined by links of any kind: what the
-// exactness tests arrange in every way there is. No gRPC.
+// A cluster of cores in one process, each on a thread and loop of its own, joined by links of any
+// kind: what the exactness tests arrange in every way there is. No gRPC.
 #pragma once
 
 #include <atomic>

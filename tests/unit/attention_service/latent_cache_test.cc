@@ -13,7 +13,8 @@ namespace {
 constexpr int64_t kBlock = kernels::kCacheBlock;
 
 LatentCache MakeCache(int64_t blocks) {
-  return LatentCache({.num_heads = 2, .kv_lora_rank = 8, .qk_rope_head_dim = 4, .softmax_scale = 1}, 2, blocks);
+  return LatentCache({.num_heads = 2, .kv_lora_rank = 8, .qk_rope_head_dim = 4, .softmax_scale = 1},
+                     2, blocks);
 }
 
 std::vector<uint32_t> Ids(int64_t n, uint32_t first = 0) {
@@ -29,7 +30,8 @@ void KeepPrefix(LatentCache* cache, const std::vector<uint32_t>& ids, uint64_t b
     auto block = cache->Acquire();
     ASSERT_TRUE(block.ok()) << block.status();
     const BlockId parent = blocks.empty() ? -1 : blocks.back();
-    blocks.push_back(cache->Keep(*block, parent, std::span<const uint32_t, kBlock>(ids.data() + i, kBlock), bias_version));
+    blocks.push_back(cache->Keep(
+        *block, parent, std::span<const uint32_t, kBlock>(ids.data() + i, kBlock), bias_version));
   }
   for (auto it = blocks.rbegin(); it != blocks.rend(); ++it) cache->Release(*it);
 }
@@ -53,8 +55,12 @@ TEST(LatentCacheTest, BlocksRunOutAndComeBack) {
 TEST(LatentCacheTest, MatchesWholeBlocksButNeverTheLastPosition) {
   LatentCache cache = MakeCache(8);
   KeepPrefix(&cache, Ids(2 * kBlock));
-  for (const auto& [length, expected] : std::vector<std::pair<int64_t, size_t>>{
-           {1, 0}, {kBlock, 0}, {kBlock + 1, 1}, {2 * kBlock, 1}, {2 * kBlock + 1, 2}, {5 * kBlock, 2}}) {
+  for (const auto& [length, expected] : std::vector<std::pair<int64_t, size_t>>{{1, 0},
+                                                                                {kBlock, 0},
+                                                                                {kBlock + 1, 1},
+                                                                                {2 * kBlock, 1},
+                                                                                {2 * kBlock + 1, 2},
+                                                                                {5 * kBlock, 2}}) {
     const std::vector<uint32_t> ids = Ids(length);
     const std::vector<BlockId> found = cache.Match(ids, 0);
     EXPECT_EQ(found.size(), expected) << length;
@@ -81,7 +87,8 @@ TEST(LatentCacheTest, KeptBlocksAreGivenUpLeastRecentlyUsedFirst) {
   KeepPrefix(&cache, Ids(kBlock, 2000));
   ReleaseAll(&cache, cache.Match(Ids(kBlock + 1, 1000), 0));  // used again
   std::vector<BlockId> blocks;
-  for (int i = 0; i < 3; ++i) blocks.push_back(*cache.Acquire());  // two free ones, and the oldest kept
+  for (int i = 0; i < 3; ++i)
+    blocks.push_back(*cache.Acquire());  // two free ones, and the oldest kept
   EXPECT_TRUE(cache.Match(Ids(kBlock + 1, 2000), 0).empty());
   const std::vector<BlockId> found = cache.Match(Ids(kBlock + 1, 1000), 0);
   EXPECT_EQ(found.size(), 1);

@@ -19,18 +19,21 @@ atollpb::v1::ResolvedSampling Plain(float temperature) {
   return params;
 }
 
-kernels::KernelContext Context() { return *kernels::MakeKernelContext(kernels::BestIsa(), nullptr); }
+kernels::KernelContext Context() {
+  return *kernels::MakeKernelContext(kernels::BestIsa(), nullptr);
+}
 
-uint32_t SampleOnce(const atollpb::v1::ResolvedSampling& params, std::vector<float> logits, uint64_t position,
-                    std::vector<uint32_t> prompt = {}, std::vector<uint32_t> generated = {}) {
+uint32_t SampleOnce(const atollpb::v1::ResolvedSampling& params, std::vector<float> logits,
+                    uint64_t position, std::vector<uint32_t> prompt = {},
+                    std::vector<uint32_t> generated = {}) {
   Sampler sampler(params, prompt);
   for (uint32_t id : generated) sampler.Push(id);
   return sampler.Sample(Context(), std::span(logits), position);
 }
 
 // Share of each id over many positions.
-std::map<uint32_t, double> Shares(const atollpb::v1::ResolvedSampling& params, const std::vector<float>& logits,
-                                  int draws = 20000) {
+std::map<uint32_t, double> Shares(const atollpb::v1::ResolvedSampling& params,
+                                  const std::vector<float>& logits, int draws = 20000) {
   Sampler sampler(params, {});
   std::map<uint32_t, double> shares;
   for (int i = 0; i < draws; ++i) {
@@ -47,7 +50,8 @@ TEST(SamplerTest, GreedyTakesTheLargestAndTheLowerIdOfEquals) {
 TEST(SamplerTest, DrawsFollowTheProbabilities) {
   auto params = Plain(1);
   params.set_seed(3);
-  const std::vector<float> logits = {std::log(0.1f), std::log(0.2f), std::log(0.3f), std::log(0.4f)};
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.2f), std::log(0.3f),
+                                     std::log(0.4f)};
   const auto shares = Shares(params, logits);
   for (uint32_t id = 0; id < 4; ++id) EXPECT_NEAR(shares.at(id), 0.1 * (id + 1), 0.015) << id;
 }
@@ -73,7 +77,8 @@ TEST(SamplerTest, TopKKeepsTheMostLikelyLowerIdsOfEquals) {
 TEST(SamplerTest, TopPKeepsTheSmallestSetThatReachesIt) {
   auto params = Plain(1);
   params.set_top_p(0.65f);  // 0.4 + 0.3 reach it
-  const std::vector<float> logits = {std::log(0.1f), std::log(0.3f), std::log(0.4f), std::log(0.2f)};
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.3f), std::log(0.4f),
+                                     std::log(0.2f)};
   const auto shares = Shares(params, logits, 5000);
   EXPECT_EQ(shares.size(), 2);
   EXPECT_NEAR(shares.at(2), 4.0 / 7, 0.03);
@@ -84,14 +89,16 @@ TEST(SamplerTest, TopPIsTakenOfWhatTopKLeft) {
   auto params = Plain(1);
   params.set_top_k(2);
   params.set_top_p(0.5f);  // of 0.4 and 0.3 the first alone has 4/7
-  const std::vector<float> logits = {std::log(0.1f), std::log(0.3f), std::log(0.4f), std::log(0.2f)};
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.3f), std::log(0.4f),
+                                     std::log(0.2f)};
   EXPECT_EQ(Shares(params, logits, 500).size(), 1);
 }
 
 TEST(SamplerTest, MinPDropsBelowAShareOfTheBest) {
   auto params = Plain(1);
   params.set_min_p(0.6f);  // 0.4 * 0.6 = 0.24
-  const std::vector<float> logits = {std::log(0.1f), std::log(0.3f), std::log(0.4f), std::log(0.2f)};
+  const std::vector<float> logits = {std::log(0.1f), std::log(0.3f), std::log(0.4f),
+                                     std::log(0.2f)};
   const auto shares = Shares(params, logits, 2000);
   EXPECT_EQ(shares.size(), 2);
   EXPECT_TRUE(shares.contains(1) && shares.contains(2));
@@ -101,9 +108,9 @@ TEST(SamplerTest, RepetitionPenaltyCoversPromptAndGenerated) {
   auto params = Plain(0);
   params.set_repetition_penalty(2);
   EXPECT_EQ(SampleOnce(params, {4, 3, 1}, 0), 0);
-  EXPECT_EQ(SampleOnce(params, {4, 3, 1}, 0, {0}), 1);             // 4 / 2 < 3
-  EXPECT_EQ(SampleOnce(params, {4, 3, 1}, 0, {0}, {1}), 0);        // 2 against 1.5
-  EXPECT_EQ(SampleOnce(params, {-1, -1.5f, -4}, 0, {0}), 1);       // negative logits are multiplied
+  EXPECT_EQ(SampleOnce(params, {4, 3, 1}, 0, {0}), 1);        // 4 / 2 < 3
+  EXPECT_EQ(SampleOnce(params, {4, 3, 1}, 0, {0}, {1}), 0);   // 2 against 1.5
+  EXPECT_EQ(SampleOnce(params, {-1, -1.5f, -4}, 0, {0}), 1);  // negative logits are multiplied
 }
 
 TEST(SamplerTest, PresenceAndFrequencyCountGeneratedAlone) {
@@ -132,7 +139,8 @@ TEST(SamplerTest, ADrawDependsOnSeedAndPositionAlone) {
   const uint32_t first = SampleOnce(params, logits, 5);
   EXPECT_EQ(SampleOnce(params, logits, 5), first);
   std::set<uint32_t> seen;
-  for (int position = 0; position < 20; ++position) seen.insert(SampleOnce(params, logits, position));
+  for (int position = 0; position < 20; ++position)
+    seen.insert(SampleOnce(params, logits, position));
   EXPECT_GT(seen.size(), 10);
 }
 

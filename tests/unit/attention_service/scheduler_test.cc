@@ -19,7 +19,9 @@ class SchedulerTest : public ::testing::Test {
   void Make(EngineOptions options, int64_t blocks) {
     options.prefix_cache = prefix_cache_;
     cache_ = std::make_unique<LatentCache>(
-        kernels::MlaShape{.num_heads = 2, .kv_lora_rank = 8, .qk_rope_head_dim = 4, .softmax_scale = 1}, 1, blocks);
+        kernels::MlaShape{
+            .num_heads = 2, .kv_lora_rank = 8, .qk_rope_head_dim = 4, .softmax_scale = 1},
+        1, blocks);
     scheduler_ = std::make_unique<Scheduler>(options, cache_.get());
   }
   void Add(uint64_t id, int prompt_tokens, uint32_t first = 0) {
@@ -27,7 +29,8 @@ class SchedulerTest : public ::testing::Test {
     for (int i = 0; i < prompt_tokens; ++i) start.add_prompt_ids(first + i);
     start.set_prompt_logprobs(-1);
     start.mutable_sampling()->set_repetition_penalty(1);
-    auto sequence = std::make_unique<Sequence>(id, start, std::make_shared<RunSink>(&observer_), absl::Now());
+    auto sequence =
+        std::make_unique<Sequence>(id, start, std::make_shared<RunSink>(&observer_), absl::Now());
     raw_[id] = sequence.get();
     scheduler_->Add(std::move(sequence));
   }

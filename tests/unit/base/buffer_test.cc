@@ -29,8 +29,8 @@ TEST_P(BufferTest, IsAlignedZeroAndMovable) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, BufferTest,
-                         ::testing::Values(0, 1, 63, 64, 65, 4096, (size_t{2} << 20) - 1, size_t{2} << 20,
-                                           (size_t{5} << 20) + 3));
+                         ::testing::Values(0, 1, 63, 64, 65, 4096, (size_t{2} << 20) - 1,
+                                           size_t{2} << 20, (size_t{5} << 20) + 3));
 
 }  // namespace
 }  // namespace atl

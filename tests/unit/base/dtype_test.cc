@@ -10,9 +10,9 @@ namespace {
 
 TEST(Bf16Test, RoundsToNearestTiesToEven) {
   EXPECT_EQ(RoundToBf16(1.0f), 1.0f);
-  EXPECT_EQ(RoundToBf16(1.0f + 0x1p-9f), 1.0f);                    // nearer below
-  EXPECT_EQ(RoundToBf16(1.0f + 0x1p-8f), 1.0f);                    // a tie, to the even one
-  EXPECT_EQ(RoundToBf16(1.0f + 0x3p-8f), 1.0f + 0x1p-6f);          // a tie, to the even one
+  EXPECT_EQ(RoundToBf16(1.0f + 0x1p-9f), 1.0f);            // nearer below
+  EXPECT_EQ(RoundToBf16(1.0f + 0x1p-8f), 1.0f);            // a tie, to the even one
+  EXPECT_EQ(RoundToBf16(1.0f + 0x3p-8f), 1.0f + 0x1p-6f);  // a tie, to the even one
   EXPECT_EQ(RoundToBf16(1.0f + 0x1p-8f + 0x1p-20f), 1.0f + 0x1p-7f);
   EXPECT_EQ(RoundToBf16(-2.0f - 0x1p-6f), -2.0f - 0x1p-6f);
   EXPECT_TRUE(std::isinf(RoundToBf16(std::numeric_limits<float>::max())));
@@ -48,7 +48,7 @@ TEST(F8E4M3Test, ValuesOfTheFormat) {
   EXPECT_EQ(F8E4M3ToF32(0x08), 0x1p-6f);      // smallest normal
   EXPECT_EQ(F8E4M3ToF32(0x38), 1.0f);
   EXPECT_EQ(F8E4M3ToF32(0xb9), -1.125f);
-  EXPECT_EQ(F8E4M3ToF32(0x7e), 448.0f);       // largest
+  EXPECT_EQ(F8E4M3ToF32(0x7e), 448.0f);  // largest
   EXPECT_TRUE(std::isnan(F8E4M3ToF32(0x7f)));
   EXPECT_TRUE(std::isnan(F8E4M3ToF32(0xff)));
 }

@@ -18,7 +18,8 @@ std::string Get(const std::string& address) {
   to.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
   inet_pton(AF_INET, "127.0.0.1", &to.sin_addr);
   EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
-  const std::string request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+  const std::string request =
+      "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
   EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
   std::string answer;
   char buffer[4096];
@@ -30,9 +31,10 @@ std::string Get(const std::string& address) {
 TEST(MetricsServerTest, TellsTheValuesOfTheMoment) {
   double steps = 1;
   auto server = MetricsServer::Start("127.0.0.1:0", [&] {
-    return std::vector<Family>{
-        Counter("atoll_steps_total", "Steps.", steps),
-        {.name = "atoll_rows", .help = "Rows.", .samples = {{.labels = {{"node", "expert-1"}}, .value = 2.5}}}};
+    return std::vector<Family>{Counter("atoll_steps_total", "Steps.", steps),
+                               {.name = "atoll_rows",
+                                .help = "Rows.",
+                                .samples = {{.labels = {{"node", "expert-1"}}, .value = 2.5}}}};
   });
   ASSERT_TRUE(server.ok()) << server.status();
   EXPECT_NE(Get((*server)->address()).find("atoll_steps_total 1\n"), std::string::npos);
@@ -46,7 +48,9 @@ TEST(MetricsServerTest, TellsTheValuesOfTheMoment) {
 TEST(MetricsServerTest, APortInUseIsAnError) {
   auto first = MetricsServer::Start("127.0.0.1:0", [] { return std::vector<Family>(); });
   ASSERT_TRUE(first.ok());
-  EXPECT_EQ(MetricsServer::Start((*first)->address(), [] { return std::vector<Family>(); }).status().code(),
+  EXPECT_EQ(MetricsServer::Start((*first)->address(), [] { return std::vector<Family>(); })
+                .status()
+                .code(),
             absl::StatusCode::kAlreadyExists);
 }
 

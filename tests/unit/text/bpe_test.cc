@@ -42,7 +42,8 @@ TokenizerSpec RandomSpec(const std::string& alphabet, int count, std::mt19937* r
   for (const char c : alphabet) tokens.emplace_back(1, c);
   for (const std::string& token : tokens) id.emplace(token, id.size() + 3);
   while (count-- > 0) {
-    const std::string left = tokens[(*rng)() % tokens.size()], right = tokens[(*rng)() % tokens.size()];
+    const std::string left = tokens[(*rng)() % tokens.size()],
+                      right = tokens[(*rng)() % tokens.size()];
     const std::string joined = left + right;
     if (joined.size() > 12) continue;
     if (id.emplace(joined, id.size() + 3).second) tokens.push_back(joined);
@@ -56,7 +57,8 @@ TokenizerSpec RandomSpec(const std::string& alphabet, int count, std::mt19937* r
 Ids Naive(const TokenizerSpec& spec, const std::string& word) {
   std::map<std::string, uint32_t> id(spec.vocab.begin(), spec.vocab.end());
   std::map<std::pair<uint32_t, uint32_t>, std::pair<size_t, uint32_t>> rank;
-  for (size_t i = 0; i < spec.merges.size(); ++i) rank[{spec.merges[i].left, spec.merges[i].right}] = {i, spec.merges[i].result};
+  for (size_t i = 0; i < spec.merges.size(); ++i)
+    rank[{spec.merges[i].left, spec.merges[i].right}] = {i, spec.merges[i].result};
   Ids ids;
   for (const char c : word) {
     const auto found = id.find(Spelt(std::string(1, c)));
@@ -74,7 +76,8 @@ Ids Naive(const TokenizerSpec& spec, const std::string& word) {
   }
 }
 
-// Short words by scanning, long ones by heap, whole words by lookup: all give what the definition gives.
+// Short words by scanning, long ones by heap, whole words by lookup: all give what the definition
+// gives.
 TEST(Bpe, MergesAsDefined) {
   std::mt19937 rng(29);
   for (int vocabulary = 0; vocabulary < 40; ++vocabulary) {
@@ -84,7 +87,8 @@ TEST(Bpe, MergesAsDefined) {
     for (int round = 0; round < 200; ++round) {
       std::string word;
       for (int i = round % 10 == 0 ? 40 + rng() % 120 : rng() % 14; i > 0; --i) {
-        word += rng() % 20 ? alphabet[rng() % alphabet.size()] : 'z';  // z has no token: it adds nothing
+        word += rng() % 20 ? alphabet[rng() % alphabet.size()]
+                           : 'z';  // z has no token: it adds nothing
       }
       Ids ids = {7};
       bpe.Encode(word, &ids);

@@ -16,7 +16,9 @@ using ::testing::HasSubstr;
 
 constexpr char kBos[] = "<｜begin▁of▁sentence｜>", kEos[] = "<｜end▁of▁sentence｜>";
 
-Json Golden(const std::string& name) { return Json::parse(*ReadFile("tests/golden/chat_template/" + name)); }
+Json Golden(const std::string& name) {
+  return Json::parse(*ReadFile("tests/golden/chat_template/" + name));
+}
 
 std::vector<ChatMessage> Messages(const Json& json) {
   std::vector<ChatMessage> messages;
@@ -64,7 +66,8 @@ TEST(ChatTemplate, LanguageAsJinja2HasIt) {
       EXPECT_THAT(source, HasSubstr("set n = 3")) << text.status();
       ++unsupported;
     } else if (item["expected"].is_null()) {
-      EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument) << (text.ok() ? *text : text.status().ToString());
+      EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument)
+          << (text.ok() ? *text : text.status().ToString());
       EXPECT_THAT(std::string(text.status().message()), HasSubstr("chat template"));
       ++raised;
     } else {
@@ -105,30 +108,38 @@ TEST(ChatTemplate, NamesWhatIsOutsideTheSubsetAndItsLine) {
   };
   for (const auto& [source, what] : cases) {
     const auto parsed = ChatTemplate::Parse(source);
-    EXPECT_EQ(parsed.status().code(), absl::StatusCode::kUnimplemented) << source << parsed.status();
+    EXPECT_EQ(parsed.status().code(), absl::StatusCode::kUnimplemented)
+        << source << parsed.status();
     EXPECT_THAT(std::string(parsed.status().message()), HasSubstr(what)) << source;
   }
-  for (const char* source : {"{{ [1] }}", "{{ messages }}", "{{ 'a' % 1 }}", "{{ [1] * 2 }}", "{% for x in 'a' %}{{ loop }}{% endfor %}",
-                             "{% set n = namespace() %}{{ [n] }}", "{% set n = namespace() %}{% set n.n = n %}"}) {
-    EXPECT_EQ(Render(source, kQuestion).status().code(), absl::StatusCode::kUnimplemented) << source;
+  for (const char* source :
+       {"{{ [1] }}", "{{ messages }}", "{{ 'a' % 1 }}", "{{ [1] * 2 }}",
+        "{% for x in 'a' %}{{ loop }}{% endfor %}", "{% set n = namespace() %}{{ [n] }}",
+        "{% set n = namespace() %}{% set n.n = n %}"}) {
+    EXPECT_EQ(Render(source, kQuestion).status().code(), absl::StatusCode::kUnimplemented)
+        << source;
   }
 }
 
 TEST(ChatTemplate, ErrorsNameTheLine) {
   const std::pair<const char*, const char*> cases[] = {
       {"a\n\n{{ raise_exception('only users') }}", "line 3: only users"},
-      {"a\n{% for m in messages %}\n{{ m.name + 'x' }}{% endfor %}", "line 3: 'name' of a dict is undefined"},
+      {"a\n{% for m in messages %}\n{{ m.name + 'x' }}{% endfor %}",
+       "line 3: 'name' of a dict is undefined"},
       {"{% if true %}\nx", "line 2: the template ends where endif is expected"},
       {"\n{{ 9223372036854775807 }}", "line 2: number"},
-      {"\n{{ 999999999999999999 * 999999999999999999 }}", "line 2: 999999999999999999 * 999999999999999999: beyond 64 bits"},
+      {"\n{{ 999999999999999999 * 999999999999999999 }}",
+       "line 2: 999999999999999999 * 999999999999999999: beyond 64 bits"},
   };
   for (const auto& [source, what] : cases) {
-    EXPECT_THAT(std::string(Render(source, kQuestion).status().message()), HasSubstr(what)) << source;
+    EXPECT_THAT(std::string(Render(source, kQuestion).status().message()), HasSubstr(what))
+        << source;
   }
 }
 
 // begin, then `open` many times, middle, `close` as many times, and the end of a tag.
-std::string Repeated(const std::string& begin, const std::string& open, const std::string& middle, const std::string& close) {
+std::string Repeated(const std::string& begin, const std::string& open, const std::string& middle,
+                     const std::string& close) {
   std::string source = begin;
   for (int i = 0; i < 100000; ++i) source += open;
   source += middle;
@@ -141,14 +152,21 @@ TEST(ChatTemplate, WorkOutputAndDepthAreBounded) {
   const std::string loop = "{% for i in range(100000) %}";
   const std::pair<std::string, const char*> cases[] = {
       {loop + loop + "{% endfor %}{% endfor %}", "steps of work"},
-      {"{% set n = namespace(s='x') %}" + loop + "{% set n.s = n.s + n.s %}{% endfor %}", "steps of work"},
+      {"{% set n = namespace(s='x') %}" + loop + "{% set n.s = n.s + n.s %}{% endfor %}",
+       "steps of work"},
       {"{% set s = 'x' * 60000000 %}{{ s }}{{ s }}", "bytes of output"},
       {"{{ 'x' * 1000000000000 }}", "a text of more than"},
-      {"{% set n = namespace(l=[]) %}" + loop + "{% set n.l = [n.l] %}{% endfor %}", "nested deeper"},
-      {"{% set n = namespace(l=[1]) %}" + loop + "{% set n.l = n.l + n.l %}{% endfor %}", "a list of more than"},
-      {"{% set n = namespace(a=[], b=[]) %}{% for i in range(50) %}{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}"
-       "{% endfor %}{{ n.a == n.b }}", "steps of work"},
-      {"{% set n = namespace(a=[]) %}{% for i in range(50) %}{% set n.a = [n.a, n.a] %}{% endfor %}{{ n.a | tojson }}", "steps of work"},
+      {"{% set n = namespace(l=[]) %}" + loop + "{% set n.l = [n.l] %}{% endfor %}",
+       "nested deeper"},
+      {"{% set n = namespace(l=[1]) %}" + loop + "{% set n.l = n.l + n.l %}{% endfor %}",
+       "a list of more than"},
+      {"{% set n = namespace(a=[], b=[]) %}{% for i in range(50) %}{% set n.a = [n.a, n.a] %}{% "
+       "set n.b = [n.b, n.b] %}"
+       "{% endfor %}{{ n.a == n.b }}",
+       "steps of work"},
+      {"{% set n = namespace(a=[]) %}{% for i in range(50) %}{% set n.a = [n.a, n.a] %}{% endfor "
+       "%}{{ n.a | tojson }}",
+       "steps of work"},
       {loop + "{% set x = messages[0].content * 50000000 %}{% endfor %}", "a text of more than"},
       {Repeated("{{ ", "(", "1", ")"), "nested deeper"},
       {Repeated("{{ ", "[", "", "]"), "nested deeper"},
@@ -157,12 +175,15 @@ TEST(ChatTemplate, WorkOutputAndDepthAreBounded) {
   };
   for (const auto& [source, what] : cases) {
     const auto text = Render(source, kQuestion);
-    EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument) << source.substr(0, 80) << text.status();
+    EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument)
+        << source.substr(0, 80) << text.status();
     EXPECT_THAT(std::string(text.status().message()), HasSubstr(what)) << source.substr(0, 80);
   }
-  for (const std::string& source : {Repeated("{{ ", "not ", "1", ""), Repeated("{{ 1", " + 1", "", ""),
-                                    Repeated("", "{% if 1 %}", "x", "")}) {
-    EXPECT_EQ(Render(source, kQuestion).status().code(), absl::StatusCode::kInvalidArgument) << source.substr(0, 80);
+  for (const std::string& source :
+       {Repeated("{{ ", "not ", "1", ""), Repeated("{{ 1", " + 1", "", ""),
+        Repeated("", "{% if 1 %}", "x", "")}) {
+    EXPECT_EQ(Render(source, kQuestion).status().code(), absl::StatusCode::kInvalidArgument)
+        << source.substr(0, 80);
   }
 }
 
@@ -170,7 +191,8 @@ TEST(ChatTemplate, WorkOutputAndDepthAreBounded) {
 TEST(ChatTemplate, LongConversationsAreRendered) {
   const std::string source = Golden("models.json")["templates"]["v3_1"];
   std::vector<ChatMessage> messages;
-  for (int i = 0; i < 10000; ++i) messages.push_back({i % 2 == 0 ? "user" : "assistant", std::string(1000, 'x')});
+  for (int i = 0; i < 10000; ++i)
+    messages.push_back({i % 2 == 0 ? "user" : "assistant", std::string(1000, 'x')});
   messages.push_back({"user", "?"});
   const auto text = Render(source, messages);
   ASSERT_TRUE(text.ok()) << text.status();
@@ -178,14 +200,22 @@ TEST(ChatTemplate, LongConversationsAreRendered) {
 }
 
 TEST(ChatTemplate, ContinuesTheLastMessage) {
-  const std::string source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}{{ 'G' if add_generation_prompt }}";
-  const std::string stripping = "{% for m in messages %}<{{ m.role }}>{{ m.content.strip() }}</>{% endfor %}";
+  const std::string source =
+      "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}{{ 'G' if "
+      "add_generation_prompt }}";
+  const std::string stripping =
+      "{% for m in messages %}<{{ m.role }}>{{ m.content.strip() }}</>{% endfor %}";
   EXPECT_EQ(*Render(source, {{"user", "a"}}), "<user>a</>G");
   EXPECT_EQ(*Render(source, {{"user", "a"}, {"assistant", " b "}}), "<user>a</><assistant> b ");
   EXPECT_EQ(*Render(stripping, {{"user", " a "}, {"assistant", " b "}}), "<user>a</><assistant>b");
-  EXPECT_EQ(*Render(source, {{"assistant", "</>"}, {"assistant", "</>"}}), "<assistant></></><assistant></>");
+  EXPECT_EQ(*Render(source, {{"assistant", "</>"}, {"assistant", "</>"}}),
+            "<assistant></></><assistant></>");
   // What the mark is made of may be in the messages.
-  EXPECT_EQ(*Render(source, {{"assistant", "\x02" "continue"}}), "<assistant>\x02" "continue");
+  EXPECT_EQ(*Render(source, {{"assistant",
+                              "\x02"
+                              "continue"}}),
+            "<assistant>\x02"
+            "continue");
   const auto hidden = Render("{{ messages | length }}", {{"assistant", "b"}});
   EXPECT_EQ(hidden.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(hidden.status().message()), HasSubstr("does not show the last message"));
@@ -200,7 +230,8 @@ TEST(ChatTemplate, IllFormedContentsBecomeReplacementCharacters) {
 TEST(ChatTemplate, SurvivesDamagedTemplates) {
   const Json golden = Golden("models.json");
   std::mt19937 rng(5);
-  const std::string pieces[] = {"{%", "%}", "{{", "}}", "'", "(", ")", "[", "]", "-", "if", "endif", "endfor", "\\", "{#", "\xe4", "|", "."};
+  const std::string pieces[] = {"{%", "%}", "{{",    "}}",     "'",  "(",  ")",    "[", "]",
+                                "-",  "if", "endif", "endfor", "\\", "{#", "\xe4", "|", "."};
   int ok = 0, refused = 0;
   for (const auto& [name, source] : golden["templates"].items()) {
     for (int round = 0; round < 300; ++round) {
@@ -214,7 +245,8 @@ TEST(ChatTemplate, SurvivesDamagedTemplates) {
         }
         if (damaged.empty()) damaged.push_back('x');
       }
-      (Render(damaged, {{"user", "a"}, {"assistant", "b"}, {"user", "c"}}).ok() ? ok : refused) += 1;
+      (Render(damaged, {{"user", "a"}, {"assistant", "b"}, {"user", "c"}}).ok() ? ok : refused) +=
+          1;
     }
   }
   EXPECT_GT(ok, 50);

@@ -17,7 +17,9 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr char kDeepSeekV3[] =
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|"
+    "[!\"#$%&'()*+,\\-./"
+    ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
+    "?[\\p{P}\\p{S}]+[\r\n]*|"
     "\\s*[\r\n]+|\\s+(?!\\S)|\\s+";
 
 Pieces Split(const std::string& regex, std::string_view text) {
@@ -49,8 +51,10 @@ TEST(CharSet, UnicodeClasses) {
   EXPECT_EQ(classes[0x2167], kNumber);
   EXPECT_EQ(classes['_'], kPunctuation);
   EXPECT_EQ(classes['+'], kSymbol);
-  for (const char32_t space : {0x85, 0x2028, 0x3000, 0xA0, 0x0B}) EXPECT_EQ(classes[space], kSpace) << static_cast<uint32_t>(space);
-  for (const char32_t other : {0x1C, 0x1F, 0x180E, 0x200B, 0xFEFF}) EXPECT_EQ(classes[other], 0) << static_cast<uint32_t>(other);
+  for (const char32_t space : {0x85, 0x2028, 0x3000, 0xA0, 0x0B})
+    EXPECT_EQ(classes[space], kSpace) << static_cast<uint32_t>(space);
+  for (const char32_t other : {0x1C, 0x1F, 0x180E, 0x200B, 0xFEFF})
+    EXPECT_EQ(classes[other], 0) << static_cast<uint32_t>(other);
   EXPECT_EQ(classes[0x1C89], kLetter);  // new in Unicode 16
 }
 
@@ -69,18 +73,23 @@ TEST(RegexSplitter, MatchesAndWhatLiesBetween) {
 }
 
 TEST(RegexSplitter, NamesWhatItDoesNotKnow) {
-  for (const char* regex : {"\\d", "\\w+", "\\b", "\\p{Lu}", "\\p{Han}", "[[:alpha:]]", "[a&&b]", "(?i:a)", "(?<x>a)", "a{,3}", "a{2}+",
-                            "a{1,2}?", "a**", "a+*", "\\1", "\\A", "[]a]", "a]", "{", "[a[b]]", "\\xE4"}) {
+  for (const char* regex :
+       {"\\d",    "\\w+",    "\\b",   "\\p{Lu}", "\\p{Han}", "[[:alpha:]]", "[a&&b]",
+        "(?i:a)", "(?<x>a)", "a{,3}", "a{2}+",   "a{1,2}?",  "a**",         "a+*",
+        "\\1",    "\\A",     "[]a]",  "a]",      "{",        "[a[b]]",      "\\xE4"}) {
     const auto splitter = MakeRegexSplitter(regex);
-    EXPECT_EQ(splitter.status().code(), absl::StatusCode::kUnimplemented) << regex << " " << splitter.status();
+    EXPECT_EQ(splitter.status().code(), absl::StatusCode::kUnimplemented)
+        << regex << " " << splitter.status();
     EXPECT_THAT(std::string(splitter.status().message()), HasSubstr("at byte")) << regex;
   }
-  for (const char* regex : {"[a", "\\", "(a", "a)", "[z-a]", "[\\s-a]", "\\p{L", "\\pL", "*", "\\u12", "\\x{110000}", "\\x{61", "\\ud800", "a\xff", "(?<=a+)b"}) {
+  for (const char* regex : {"[a", "\\", "(a", "a)", "[z-a]", "[\\s-a]", "\\p{L", "\\pL", "*",
+                            "\\u12", "\\x{110000}", "\\x{61", "\\ud800", "a\xff", "(?<=a+)b"}) {
     EXPECT_FALSE(MakeSplitter(regex).ok()) << regex;
   }
 }
 
-// A search that would take 2^200 steps is given up: the match behind it is not found, the text stays whole.
+// A search that would take 2^200 steps is given up: the match behind it is not found, the text
+// stays whole.
 TEST(RegexSplitter, RunawayExpressionsEnd) {
   EXPECT_THAT(Split("(?:a+)+[bc]", "aa!ab"), ElementsAre("aa!", "ab"));
   const std::string text = std::string(200, 'a') + "!ab";
@@ -88,20 +97,25 @@ TEST(RegexSplitter, RunawayExpressionsEnd) {
 }
 
 TEST(FastSplitter, KnowsTheExpressionsOfDeepSeek) {
-  for (const char* regex : {"\\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", kDeepSeekV3, "[\r\n]", "\\s?[A-Za-z]+", "\\s?[!-/:-~]+", "\\s+$", "\\s+", "\\p{N}", "x"}) {
+  for (const char* regex : {"\\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", kDeepSeekV3, "[\r\n]",
+                            "\\s?[A-Za-z]+", "\\s?[!-/:-~]+", "\\s+$", "\\s+", "\\p{N}", "x"}) {
     EXPECT_NE(MakeFastSplitter(regex), nullptr) << regex;
   }
-  for (const char* regex : {"a|b", "a*", "(?:a)+", "ab", "\\s?", "", "a{2,3}", "a{1,}", "^a", "\xff"}) {
+  for (const char* regex :
+       {"a|b", "a*", "(?:a)+", "ab", "\\s?", "", "a{2,3}", "a{1,}", "^a", "\xff"}) {
     EXPECT_EQ(MakeFastSplitter(regex), nullptr) << regex;
   }
 }
 
 // Characters of every kind that the expressions tell apart, and some of any.
 std::string RandomText(std::mt19937* rng) {
-  static const char32_t kKinds[] = {'a', 'Z', 0xE9, 0x4E2D, 0x9FA5, 0x9FA6, 0x3042, 0x30FB, 0x30FC, 0x3099, 0x309B, 0x3040, 0xAC00,
-                                    0x301, 0x5B0, 0x200D, 0x00AD, 0x200B, 0xFEFF, 0x180E, 0, 0x1F, 0x7F, 0xE000, 0x378, 0x10FFFF,
-                                    '0', '9', 0xBD, 0x2167, 0x660, '!', '\'', '_', '-', '$', '+', '<', '[', '\\', ']', '`', '~', 0xBF, 0x3002, 0x20AC, 0x1F600,
-                                    ' ', ' ', ' ', '\t', '\n', '\n', '\r', 0x0B, 0x85, 0xA0, 0x2028, 0x3000, 0x1680};
+  static const char32_t kKinds[] = {
+      'a',    'Z',    0xE9,   0x4E2D, 0x9FA5, 0x9FA6,   0x3042,  0x30FB, 0x30FC, 0x3099,
+      0x309B, 0x3040, 0xAC00, 0x301,  0x5B0,  0x200D,   0x00AD,  0x200B, 0xFEFF, 0x180E,
+      0,      0x1F,   0x7F,   0xE000, 0x378,  0x10FFFF, '0',     '9',    0xBD,   0x2167,
+      0x660,  '!',    '\'',   '_',    '-',    '$',      '+',     '<',    '[',    '\\',
+      ']',    '`',    '~',    0xBF,   0x3002, 0x20AC,   0x1F600, ' ',    ' ',    ' ',
+      '\t',   '\n',   '\n',   '\r',   0x0B,   0x85,     0xA0,    0x2028, 0x3000, 0x1680};
   std::string text;
   const int length = (*rng)() % 24;
   while (static_cast<int>(text.size()) < length) {
@@ -114,8 +128,9 @@ std::string RandomText(std::mt19937* rng) {
 }
 
 TEST(FastSplitter, SplitsAsPcre2) {
-  for (const char* regex : {"\\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", kDeepSeekV3, "[\r\n]", "\\s?[A-Za-z]+", "\\s?[^\\s\\p{L}]+", "\\s?[ \n\\p{N}]{1,2}",
-                            "\\s?\\p{L}", "\\s+$", "\\s+", "."}) {
+  for (const char* regex :
+       {"\\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", kDeepSeekV3, "[\r\n]", "\\s?[A-Za-z]+",
+        "\\s?[^\\s\\p{L}]+", "\\s?[ \n\\p{N}]{1,2}", "\\s?\\p{L}", "\\s+$", "\\s+", "."}) {
     const auto fast = MakeFastSplitter(regex);
     const auto slow = MakeRegexSplitter(regex);
     ASSERT_NE(fast, nullptr) << regex;
@@ -133,7 +148,8 @@ TEST(FastSplitter, SplitsAsPcre2) {
   }
 }
 
-// Every code point alone and between its likes: the tables behind both splitters are one, their use is not.
+// Every code point alone and between its likes: the tables behind both splitters are one, their use
+// is not.
 TEST(FastSplitter, EveryCodePointSplitsAsByPcre2) {
   const auto fast = MakeFastSplitter(kDeepSeekV3);
   const auto slow = *MakeRegexSplitter(kDeepSeekV3);

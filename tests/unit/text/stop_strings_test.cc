@@ -4,7 +4,6 @@
 
 #include <random>
 
-
 namespace atl::text {
 namespace {
 
@@ -31,7 +30,8 @@ TEST(StopMatcher, CutAtEveryPoint) {
   const std::string text = "The answer.\n\nUser: more";
   for (size_t i = 0; i <= text.size(); ++i) {
     for (size_t j = i; j <= text.size(); ++j) {
-      const Outcome outcome = Feed({"\n\nUser:"}, {text.substr(0, i), text.substr(i, j - i), text.substr(j)});
+      const Outcome outcome =
+          Feed({"\n\nUser:"}, {text.substr(0, i), text.substr(i, j - i), text.substr(j)});
       EXPECT_TRUE(outcome.stopped);
       EXPECT_EQ(outcome.text, "The answer.") << i << " " << j;
     }

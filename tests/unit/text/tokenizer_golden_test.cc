@@ -49,7 +49,8 @@ TEST(TokenizerGolden, DeepSeekEncodes) {
   EXPECT_EQ(lines.size(), 500);
   for (const Json& line : lines) {
     ExpectEncodes(*tokenizer, line);
-    const std::string key = line.contains("decoded_skip_special") ? "decoded_skip_special" : "decoded";
+    const std::string key =
+        line.contains("decoded_skip_special") ? "decoded_skip_special" : "decoded";
     EXPECT_EQ(tokenizer->Decode(line["ids"].get<Ids>(), true), line[key].get<std::string>());
   }
 }
@@ -89,10 +90,12 @@ TEST(TokenizerGolden, StreamsDecodeLikeWholeTexts) {
 
 TEST(TokenizerGolden, DemoEncodes) {
   const auto tokenizer = LoadOrDie(kDemo);
-  for (const Json& line : Lines(std::string(kStored) + "/demo.jsonl")) ExpectEncodes(*tokenizer, line);
+  for (const Json& line : Lines(std::string(kStored) + "/demo.jsonl"))
+    ExpectEncodes(*tokenizer, line);
 }
 
-// The demo model's prompts: its conversation format written out here and by its template, its tokens from expected.json.
+// The demo model's prompts: its conversation format written out here and by its template, its
+// tokens from expected.json.
 TEST(TokenizerGolden, DemoPrompts) {
   const auto tokenizer = LoadOrDie(kDemo);
   const Json expected = Json::parse(*ReadFile(std::string(kDemo) + "/expected.json"));
@@ -106,16 +109,20 @@ TEST(TokenizerGolden, DemoPrompts) {
         const std::string content = message["content"];
         if (message["role"] == "system") prompt += content;
         if (message["role"] == "user") prompt += "<｜User｜>" + content;
-        if (message["role"] == "assistant") prompt += "<｜Assistant｜>" + content + tokenizer->eos_token();
+        if (message["role"] == "assistant")
+          prompt += "<｜Assistant｜>" + content + tokenizer->eos_token();
       }
       prompt += "<｜Assistant｜>";
       EXPECT_EQ(tokenizer->Encode(prompt, false), item["prompt_ids"].get<Ids>());
       std::vector<ChatMessage> messages;
-      for (const Json& message : item["messages"]) messages.push_back({message["role"], message["content"]});
-      EXPECT_EQ(*(*chat_template)->Render(messages, tokenizer->bos_token(), tokenizer->eos_token()), prompt);
+      for (const Json& message : item["messages"])
+        messages.push_back({message["role"], message["content"]});
+      EXPECT_EQ(*(*chat_template)->Render(messages, tokenizer->bos_token(), tokenizer->eos_token()),
+                prompt);
       ++chats;
     } else {
-      EXPECT_EQ(tokenizer->Encode(item["text"].get<std::string>(), true), item["prompt_ids"].get<Ids>());
+      EXPECT_EQ(tokenizer->Encode(item["text"].get<std::string>(), true),
+                item["prompt_ids"].get<Ids>());
       ++texts;
     }
   }

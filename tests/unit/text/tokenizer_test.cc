@@ -22,7 +22,8 @@ constexpr char kDemo[] = "models/demo";
 // Sets the file's added tokens to these, with all that is not said false.
 Json WithAddedTokens(Json json, const Json& tokens) {
   for (Json& token : json["added_tokens"] = tokens) {
-    for (const char* key : {"special", "normalized", "lstrip", "rstrip", "single_word"}) token.emplace(key, false);
+    for (const char* key : {"special", "normalized", "lstrip", "rstrip", "single_word"})
+      token.emplace(key, false);
   }
   return json;
 }
@@ -38,7 +39,9 @@ Json Small() {
     "decoder": {"type": "ByteLevel"},
     "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}, "merges": ["a b", ["ab", "c"]]}
   })");
-  return WithAddedTokens(json, Json::parse(R"([{"id": 5, "content": "<s>", "special": true}, {"id": 6, "content": "<s>>"},
+  return WithAddedTokens(
+      json,
+      Json::parse(R"([{"id": 5, "content": "<s>", "special": true}, {"id": 6, "content": "<s>>"},
                                                {"id": 7, "content": "</s>", "special": true}])"));
 }
 
@@ -48,7 +51,8 @@ Status ParseStatus(const Json& json, const std::string& config = "") {
 
 TEST(Tokenizer, EncodesAndDecodes) {
   const auto tokenizer = *Tokenizer::Parse(Small().dump(), "");
-  EXPECT_EQ(tokenizer->Encode("abcabx", false), (Ids{4, 3}));  // neither x nor the space has a token
+  EXPECT_EQ(tokenizer->Encode("abcabx", false),
+            (Ids{4, 3}));  // neither x nor the space has a token
   EXPECT_EQ(tokenizer->Encode("ab c", false), (Ids{3, 2}));
   EXPECT_EQ(tokenizer->Encode("a<s>>b<s>", false), (Ids{0, 6, 1, 5}));
   EXPECT_EQ(tokenizer->Encode("", true), Ids{});
@@ -75,7 +79,8 @@ TEST(Tokenizer, SpecialTokensAroundATextAsTheConfigAsks) {
   EXPECT_EQ(around(""), (Ids{0}));
   EXPECT_EQ(around("{" + names + "}"), (Ids{0}));
   EXPECT_EQ(around("{\"add_bos_token\": true, " + names + "}"), (Ids{5, 0}));
-  EXPECT_EQ(around("{\"add_bos_token\": true, \"add_eos_token\": true, " + names + "}"), (Ids{5, 0, 7}));
+  EXPECT_EQ(around("{\"add_bos_token\": true, \"add_eos_token\": true, " + names + "}"),
+            (Ids{5, 0, 7}));
   json["post_processor"] = Json::parse(R"({"type": "TemplateProcessing",
     "single": [{"SpecialToken": {"id": "x"}}, {"Sequence": {"id": "A"}}], "special_tokens": {"x": {"ids": [7, 5]}}})");
   EXPECT_EQ(around(""), (Ids{7, 5, 0}));
@@ -83,13 +88,18 @@ TEST(Tokenizer, SpecialTokensAroundATextAsTheConfigAsks) {
   EXPECT_EQ(around("{\"add_bos_token\": true, " + names + "}"), (Ids{5, 0}));
   json["post_processor"]["special_tokens"]["x"]["ids"] = {8};
   EXPECT_THAT(std::string(ParseStatus(json).message()), HasSubstr("unknown id 8"));
-  EXPECT_THAT(std::string(ParseStatus(Small(), R"({"add_bos_token": true, "bos_token": "<x>"})").message()),
-              HasSubstr("add_bos_token is true, but the token \"<x>\" is not in tokenizer.json"));
+  EXPECT_THAT(
+      std::string(ParseStatus(Small(), R"({"add_bos_token": true, "bos_token": "<x>"})").message()),
+      HasSubstr("add_bos_token is true, but the token \"<x>\" is not in tokenizer.json"));
 }
 
 TEST(Tokenizer, IllFormedTextIsRepairedFirst) {
   const auto tokenizer = *Tokenizer::Load(kDemo);
-  for (const auto& [bytes, text] : {std::pair<std::string, std::string>("a\xff" "b", "a\uFFFDb"), {"\xE4\xB8", "\uFFFD"}, {"x\xF0\x9F\x98 y", "x\uFFFD y"}}) {
+  for (const auto& [bytes, text] : {std::pair<std::string, std::string>("a\xff"
+                                                                        "b",
+                                                                        "a\uFFFDb"),
+                                    {"\xE4\xB8", "\uFFFD"},
+                                    {"x\xF0\x9F\x98 y", "x\uFFFD y"}}) {
     EXPECT_EQ(tokenizer->Encode(bytes, false), tokenizer->Encode(text, false));
     EXPECT_EQ(tokenizer->Decode(tokenizer->Encode(bytes, false), false), text);
   }
@@ -98,14 +108,20 @@ TEST(Tokenizer, IllFormedTextIsRepairedFirst) {
 TEST(Tokenizer, RefusesByNameWhatItDoesNotSupport) {
   const std::pair<const char*, const char*> cases[] = {
       {R"({"normalizer": {"type": "NFC"}})", "normalizer NFC"},
-      {R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}]}})", "normalizer Lowercase"},
+      {R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}]}})",
+       "normalizer Lowercase"},
       {R"({"pre_tokenizer": {"type": "Metaspace"}})", "pre_tokenizer Metaspace"},
-      {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": false}, {"type": "Digits"}]}})", "pre_tokenizer Digits behind ByteLevel"},
-      {R"({"pre_tokenizer": {"type": "Digits", "individual_digits": true}})", "pre_tokenizer without ByteLevel"},
+      {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": false}, {"type": "Digits"}]}})",
+       "pre_tokenizer Digits behind ByteLevel"},
+      {R"({"pre_tokenizer": {"type": "Digits", "individual_digits": true}})",
+       "pre_tokenizer without ByteLevel"},
       {R"({"pre_tokenizer": null})", "pre_tokenizer null"},
-      {R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Removed"}})", "behavior \"Removed\""},
-      {R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated", "invert": true}})", "invert"},
-      {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "\\d|x"}}, {"type": "ByteLevel", "add_prefix_space": false}]}})", "escape \\d"},
+      {R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Removed"}})",
+       "behavior \"Removed\""},
+      {R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "a"}, "behavior": "Isolated", "invert": true}})",
+       "invert"},
+      {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "\\d|x"}}, {"type": "ByteLevel", "add_prefix_space": false}]}})",
+       "escape \\d"},
       {R"({"post_processor": {"type": "BertProcessing"}})", "post_processor BertProcessing"},
       {R"({"decoder": {"type": "WordPiece"}})", "decoder WordPiece"},
       {R"({"model": {"type": "Unigram"}})", "model type \"Unigram\""},
@@ -148,9 +164,12 @@ TEST(Tokenizer, MalformedFilesAreInvalid) {
       {R"({"added_tokens": [{"id": 9, "content": "x"}]})", "special: expected true or false"},
       {R"({"pre_tokenizer": {"type": "ByteLevel"}})", "add_prefix_space: expected true or false"},
       {R"({"pre_tokenizer": {"type": "Sequence", "pretokenizers": 3}})", "Sequence"},
-      {R"({"pre_tokenizer": {"pretokenizers": [{"type": "Split", "behavior": "Isolated", "invert": false, "pattern": 3}, {"type": "ByteLevel"}]}})", "pattern"},
-      {R"({"pre_tokenizer": {"pretokenizers": [{"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "(a"}}, {"type": "ByteLevel", "add_prefix_space": false}]}})", "regular expression (a"},
-      {R"({"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}}, {"Sequence": {"id": "A"}}]}})", "no ids"},
+      {R"({"pre_tokenizer": {"pretokenizers": [{"type": "Split", "behavior": "Isolated", "invert": false, "pattern": 3}, {"type": "ByteLevel"}]}})",
+       "pattern"},
+      {R"({"pre_tokenizer": {"pretokenizers": [{"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "(a"}}, {"type": "ByteLevel", "add_prefix_space": false}]}})",
+       "regular expression (a"},
+      {R"({"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}}, {"Sequence": {"id": "A"}}]}})",
+       "no ids"},
   };
   for (const auto& [patch, what] : cases) {
     Json json = Small();
@@ -160,9 +179,12 @@ TEST(Tokenizer, MalformedFilesAreInvalid) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(what)) << patch;
   }
   for (const char* text : {"", "{", "[]", "null", "5", "{\"model\": \xff}"}) {
-    EXPECT_EQ(Tokenizer::Parse(text, "").status().code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_EQ(Tokenizer::Parse(text, "").status().code(), absl::StatusCode::kInvalidArgument)
+        << text;
   }
-  for (const char* config : {"[]", "{", R"({"bos_token": 5})", R"({"add_bos_token": "yes"})", R"({"chat_template": 5})", R"({"chat_template": [{"name": "tool_use"}]})"}) {
+  for (const char* config :
+       {"[]", "{", R"({"bos_token": 5})", R"({"add_bos_token": "yes"})", R"({"chat_template": 5})",
+        R"({"chat_template": [{"name": "tool_use"}]})"}) {
     EXPECT_EQ(ParseStatus(Small(), config).code(), absl::StatusCode::kInvalidArgument) << config;
   }
 }
@@ -181,8 +203,10 @@ TEST(Tokenizer, AddedTokensThatContradict) {
     EXPECT_FALSE(status.ok()) << tokens;
     EXPECT_THAT(std::string(status.message()), HasSubstr(what)) << tokens;
   }
-  // Said twice alike is no contradiction; neither is a token that the vocabulary has under the same id.
-  const Json twice = Json::parse(R"([{"id": 9, "content": "x"}, {"id": 9, "content": "x"}, {"id": 4, "content": "abc", "special": true}])");
+  // Said twice alike is no contradiction; neither is a token that the vocabulary has under the same
+  // id.
+  const Json twice = Json::parse(
+      R"([{"id": 9, "content": "x"}, {"id": 9, "content": "x"}, {"id": 4, "content": "abc", "special": true}])");
   const auto tokenizer = Tokenizer::Parse(WithAddedTokens(Small(), twice).dump(), "");
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_EQ((*tokenizer)->Encode("xabc", false), (Ids{9, 4}));
@@ -192,9 +216,11 @@ TEST(Tokenizer, AddedTokensThatContradict) {
 // Nested a million deep, where nothing or something is expected.
 TEST(Tokenizer, DeepNestingIsNoDanger) {
   const std::string deep = std::string(1'000'000, '[') + std::string(1'000'000, ']');
-  for (const char* key : {"model", "normalizer", "pre_tokenizer", "added_tokens", "decoder", "other"}) {
+  for (const char* key :
+       {"model", "normalizer", "pre_tokenizer", "added_tokens", "decoder", "other"}) {
     std::string text = Small().dump();
-    text.insert(1, std::string("\"") + key + "\": " + deep + ",");  // of a key given twice the last one holds
+    text.insert(1, std::string("\"") + key + "\": " + deep +
+                       ",");  // of a key given twice the last one holds
     EXPECT_TRUE(Tokenizer::Parse(text, "").ok()) << key;
     text = Small().dump();
     text.insert(text.size() - 1, std::string(",\"") + key + "\": " + deep);
@@ -205,7 +231,8 @@ TEST(Tokenizer, DeepNestingIsNoDanger) {
 // Flipped, cut and doubled bytes of a real file: a status, never a crash; what loads also encodes.
 TEST(Tokenizer, SurvivesDamagedFiles) {
   Json json = Small();
-  json["pre_tokenizer"] = Json::parse(*ReadFile(std::string(kDemo) + "/tokenizer.json"))["pre_tokenizer"];
+  json["pre_tokenizer"] =
+      Json::parse(*ReadFile(std::string(kDemo) + "/tokenizer.json"))["pre_tokenizer"];
   const std::string whole = json.dump();
   std::mt19937 rng(41);
   int loaded = 0, refused = 0;
@@ -215,15 +242,24 @@ TEST(Tokenizer, SurvivesDamagedFiles) {
       const size_t at = rng() % text.size();
       const size_t size = 1 + rng() % 12;
       switch (rng() % 4) {
-        case 0: text[at] = static_cast<char>(rng()); break;
-        case 1: text.erase(at, size); break;
-        case 2: text.insert(at, text.substr(rng() % text.size(), size)); break;
-        default: text[at] = "0123456789[]{}\",:-\\"[rng() % 19]; break;
+        case 0:
+          text[at] = static_cast<char>(rng());
+          break;
+        case 1:
+          text.erase(at, size);
+          break;
+        case 2:
+          text.insert(at, text.substr(rng() % text.size(), size));
+          break;
+        default:
+          text[at] = "0123456789[]{}\",:-\\"[rng() % 19];
+          break;
       }
     }
     const auto tokenizer = Tokenizer::Parse(text, "");
     (tokenizer.ok() ? loaded : refused) += 1;
-    if (tokenizer.ok()) (*tokenizer)->Decode((*tokenizer)->Encode("ab c 12 <s> 中文\n  x", true), true);
+    if (tokenizer.ok())
+      (*tokenizer)->Decode((*tokenizer)->Encode("ab c 12 <s> 中文\n  x", true), true);
   }
   EXPECT_GT(loaded, 50);
   EXPECT_GT(refused, 500);
@@ -240,7 +276,8 @@ TEST(Tokenizer, LoadNamesTheMissingFile) {
   status = Tokenizer::Load(dir).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(status.message()), HasSubstr("/tokenizer_config.json"));
-  const std::string config = R"({"chat_template": [{"name": "x", "template": "X"}, {"name": "default", "template": "D"}], "bos_token": null})";
+  const std::string config =
+      R"({"chat_template": [{"name": "x", "template": "X"}, {"name": "default", "template": "D"}], "bos_token": null})";
   ASSERT_TRUE(WriteFileAtomically(dir + "/tokenizer_config.json", config).ok());
   EXPECT_EQ((*Tokenizer::Load(dir))->chat_template(), "D");
   EXPECT_EQ((*Tokenizer::Load(dir))->bos_token(), "");
