@@ -7,6 +7,7 @@
 #include "cluster/link_connector.h"
 #include "cluster/loop_thread.h"
 #include "cluster/node_info.h"
+#include "cluster/uptime.h"
 #include "rpc/channel.h"
 #include "test_nodes.h"
 
