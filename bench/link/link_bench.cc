@@ -1,7 +1,7 @@
 // Prints how long a payload takes there and back over each kind of link, blocking, two threads
 // (inproc-direct: one).
 //   link_bench [--rows 64] [--hidden-size 2048] [--seconds 1] [--kind
-//   inproc-direct,inproc,unix,tcp]
+//   inproc-direct,inproc,shm,unix,tcp]
 // One JSON line a kind: percentiles of the round trip in microseconds, payload bytes each way, GB/s
 // both ways together.
 #include <unistd.h>
@@ -55,14 +55,16 @@ StatusOr<Ends> ConnectSockets(const Endpoint& endpoint, EventLoop* near_loop, Ev
 }
 
 StatusOr<Ends> MakeEnds(const std::string& kind, EventLoop* near_loop, EventLoop* far_loop) {
-  if (kind == "unix") {
+  if (kind == "shm" || kind == "unix") {
     const std::string name = absl::StrFormat("@atoll-link-bench-%d", getpid());
-    return ConnectSockets({.kind = LinkKind::kUnix, .address = name}, near_loop, far_loop);
+    return ConnectSockets(
+        {.kind = kind == "shm" ? LinkKind::kShm : LinkKind::kUnix, .address = name}, near_loop,
+        far_loop);
   }
   if (kind == "tcp")
     return ConnectSockets({.kind = LinkKind::kTcp, .address = "127.0.0.1:0"}, near_loop, far_loop);
   if (kind != "inproc" && kind != "inproc-direct") {
-    return InvalidArgument("kind '%s', expected inproc-direct, inproc, unix or tcp", kind);
+    return InvalidArgument("kind '%s', expected inproc-direct, inproc, shm, unix or tcp", kind);
   }
   auto [near, far] = MakeInprocLinks(near_loop, kind == "inproc" ? far_loop : near_loop, {});
   return Ends{std::move(near), std::move(far)};
@@ -138,7 +140,7 @@ int main(int argc, char** argv) {
   int64_t rows = 64;
   int64_t hidden_size = 2048;
   double seconds = 1;
-  std::vector<std::string> kinds = {"inproc-direct", "inproc", "unix", "tcp"};
+  std::vector<std::string> kinds = {"inproc-direct", "inproc", "shm", "unix", "tcp"};
   app.add_option("--rows", rows, "Rows of a payload")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

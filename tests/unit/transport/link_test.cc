@@ -12,18 +12,16 @@
 namespace atl::transport {
 namespace {
 
-class LinkTest : public testing::TestWithParam<PairKind> {
- protected:
-  bool is_socket() const { return GetParam() == PairKind::kUnix || GetParam() == PairKind::kTcp; }
-};
+class LinkTest : public testing::TestWithParam<PairKind> {};
 INSTANTIATE_TEST_SUITE_P(Kinds, LinkTest,
                          testing::Values(PairKind::kInprocSameLoop, PairKind::kInprocTwoLoops,
-                                         PairKind::kUnix, PairKind::kTcp),
+                                         PairKind::kShm, PairKind::kUnix, PairKind::kTcp),
                          PairKindName);
 
-// What only links over sockets, or only links in one process, promise.
-class SocketLinkTest : public LinkTest {};
-INSTANTIATE_TEST_SUITE_P(Kinds, SocketLinkTest, testing::Values(PairKind::kUnix, PairKind::kTcp),
+// What only links between processes, or only links in one process, promise.
+class StreamLinkTest : public LinkTest {};
+INSTANTIATE_TEST_SUITE_P(Kinds, StreamLinkTest,
+                         testing::Values(PairKind::kShm, PairKind::kUnix, PairKind::kTcp),
                          PairKindName);
 class InprocLinkTest : public LinkTest {};
 INSTANTIATE_TEST_SUITE_P(Kinds, InprocLinkTest,
@@ -153,7 +151,7 @@ TEST_P(LinkTest, LargeFrameAfterUncreditedSmallOnesPasses) {
   ASSERT_TRUE(pair.Pump([&] { return seen == 2; }));
 }
 
-TEST_P(SocketLinkTest, FrameLargerThanTheWindowIsRefusedAtHome) {
+TEST_P(StreamLinkTest, FrameLargerThanTheWindowIsRefusedAtHome) {
   LinkPair pair(GetParam(), {.window_bytes = 1000, .queue_bytes = 1 << 20});
   EXPECT_EQ(pair.a->Send(CallHeader(1), Buffer(1001)).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(pair.a->Send(CallHeader(1), Buffer(1000)).ok());
@@ -340,7 +338,7 @@ TEST(InprocThreadsTest, TwoThreadsExchangeFramesThenOneLeaves) {
 }
 
 TEST(LinkKindTest, NamesComeBack) {
-  for (LinkKind kind : {LinkKind::kInproc, LinkKind::kUnix, LinkKind::kTcp}) {
+  for (LinkKind kind : {LinkKind::kInproc, LinkKind::kShm, LinkKind::kUnix, LinkKind::kTcp}) {
     EXPECT_EQ(ParseLinkKind(LinkKindName(kind)).value(), kind);
   }
   EXPECT_EQ(ParseLinkKind("pigeon").status().code(), absl::StatusCode::kInvalidArgument);
