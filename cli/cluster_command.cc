@@ -31,7 +31,7 @@ int RunCluster(const std::string& command, int argc, char** argv) {
   AddModelFlags(&flags, &options.node);
   AddListenFlags(&flags, &options.node);
   flags.Add("--links", &options.node.links,
-            "data-plane links allowed, best first: unix, tcp; empty: both");
+            "data-plane links allowed, best first: shm, unix, tcp; empty: all");
   AddDispatchFlag(&flags, &options.dispatch);
   AddEngineFlags(&flags, &options.engine);
   AddFrontDoorFlags(&flags, &options.max_concurrent_requests, &options.max_queued_requests);

@@ -86,7 +86,7 @@ void AddJoinFlags(FlagSet* flags, cluster::NodeOptions* node) {
   flags->Add("--join", &node->join,
              "routers: HOST:PORT, dns:NAME:PORT or file:PATH with one HOST:PORT a line");
   flags->Add("--links", &node->links,
-             "data-plane links allowed, best first: unix, tcp; empty: both");
+             "data-plane links allowed, best first: shm, unix, tcp; empty: all");
   flags->Add("--data-listen", &node->data_listen,
              "HOST:PORT of tcp links; empty: --listen's host, a free port");
   flags->Add("--zone", &node->zone, "failure domain that this node is in");
@@ -127,8 +127,8 @@ Status CheckNodeOptions(const cluster::NodeOptions& node) {
   ATL_RETURN_IF_ERROR(CheckAddress("--metrics-listen", node.metrics_listen));
   for (const std::string& join : node.join) ATL_RETURN_IF_ERROR(CheckJoin(join));
   for (const std::string& kind : node.links) {
-    if (kind != "unix" && kind != "tcp")
-      return InvalidArgument("--links: expected unix or tcp, found \"%s\"", kind);
+    if (kind != "shm" && kind != "unix" && kind != "tcp")
+      return InvalidArgument("--links: expected shm, unix or tcp, found \"%s\"", kind);
   }
   return absl::OkStatus();
 }

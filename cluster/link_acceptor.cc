@@ -3,6 +3,7 @@
 #include <netdb.h>
 #include <sys/socket.h>
 
+#include "base/log.h"
 #include "cluster/host_id.h"
 #include "rpc/address.h"
 
@@ -25,7 +26,7 @@ StatusOr<std::string> ToNumbers(const std::string& host) {
 }
 
 StatusOr<transport::Endpoint> WhereToListen(transport::LinkKind kind, const NodeOptions& options) {
-  if (kind == transport::LinkKind::kUnix) {
+  if (kind != transport::LinkKind::kTcp) {
     return transport::Endpoint{kind, absl::StrFormat("@atoll-%016x%016x", RandomId(), RandomId())};
   }
   ATL_ASSIGN_OR_RETURN(
@@ -41,12 +42,14 @@ StatusOr<transport::Endpoint> WhereToListen(transport::LinkKind kind, const Node
 
 StatusOr<std::vector<transport::LinkKind>> AllowedLinks(const NodeOptions& options) {
   if (options.links.empty())
-    return std::vector{transport::LinkKind::kUnix, transport::LinkKind::kTcp};
+    return std::vector{transport::LinkKind::kShm, transport::LinkKind::kUnix,
+                       transport::LinkKind::kTcp};
   std::vector<transport::LinkKind> kinds;
   for (const std::string& name : options.links) {
     ATL_ASSIGN_OR_RETURN(const transport::LinkKind kind, transport::ParseLinkKind(name));
     if (kind == transport::LinkKind::kInproc) {
-      return InvalidArgument("link kind '%s' does not leave a process: expected unix or tcp", name);
+      return InvalidArgument("link kind '%s' does not leave a process: expected shm, unix or tcp",
+                             name);
     }
     kinds.push_back(kind);
   }
@@ -61,9 +64,13 @@ StatusOr<std::unique_ptr<LinkAcceptor>> LinkAcceptor::Listen(
   std::vector<transport::Endpoint> endpoints;
   for (const transport::LinkKind kind : kinds) {
     ATL_ASSIGN_OR_RETURN(const transport::Endpoint where, WhereToListen(kind, options));
-    ATL_ASSIGN_OR_RETURN(auto listener,
-                         transport::LinkListener::Listen(loop, where, &acceptor->tickets_,
-                                                         transport::LinkLimits{}, on_link));
+    auto listening = transport::LinkListener::Listen(loop, where, &acceptor->tickets_,
+                                                     transport::LinkLimits{}, on_link);
+    if (kind == transport::LinkKind::kShm && options.links.empty() && !listening.ok()) {
+      LogInfo("without shm links: %s", listening.status().ToString());
+      continue;
+    }
+    ATL_ASSIGN_OR_RETURN(auto listener, std::move(listening));
     endpoints.push_back(listener->endpoint());
     if (kind == transport::LinkKind::kTcp) acceptor->data_address_ = listener->endpoint().address;
     acceptor->listeners_.push_back(std::move(listener));

@@ -17,8 +17,9 @@ namespace atl::cluster {
 // link.
 StatusOr<std::vector<transport::LinkKind>> AllowedLinks(const NodeOptions& options);
 
-// Listens on a unix socket of a random abstract name and on tcp, as far as `options` allow. Lives
-// on the loop's thread, like LinkListener; its service is thread-safe.
+// Listens on unix sockets of random abstract names, for shm and for unix links, and on tcp, as far
+// as `options` allow; without shm where the system gives none and `options` do not ask for it.
+// Lives on the loop's thread, like LinkListener; its service is thread-safe.
 class LinkAcceptor {
  public:
   // AlreadyExists: the data port is in use. FailedPrecondition: plaintext off this machine.
