@@ -39,13 +39,13 @@ inline Endpoint FreeEndpoint(LinkKind kind) {
   return {.kind = kind, .address = absl::StrFormat("@atoll-link-test-%d-%d", getpid(), count++)};
 }
 
-// Pumps until `ready` holds; false after 20 s.
-inline bool PumpUntil(std::initializer_list<EventLoop*> loops, const std::function<bool()>& ready) {
+// Pumps until `ready` holds; false after 20 s. A single loop sleeps for `sleep` at most.
+inline bool PumpUntil(std::initializer_list<EventLoop*> loops, const std::function<bool()>& ready,
+                      absl::Duration sleep = absl::Milliseconds(100)) {
   const absl::Time deadline = absl::Now() + absl::Seconds(20);
   while (!ready()) {
     if (absl::Now() > deadline) return false;
-    for (EventLoop* loop : loops)
-      loop->RunOnce(loops.size() > 1 ? absl::ZeroDuration() : absl::Milliseconds(100));
+    for (EventLoop* loop : loops) loop->RunOnce(loops.size() > 1 ? absl::ZeroDuration() : sleep);
   }
   return true;
 }

@@ -331,6 +331,41 @@ TEST_P(ListenerTest, KilledPeerIsNoticed) {
   waitpid(child, nullptr, 0);
 }
 
+// Dies by SIGKILL while it writes as fast as it can: whole frames come, then the end.
+TEST_P(ListenerTest, PeerKilledInTheMiddleOfAStream) {
+  constexpr size_t kBytes = 150'000;
+  Listen();
+  const Ticket ticket = tickets_->Issue("doomed");
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    EventLoop loop;
+    std::unique_ptr<Link> link;
+    ConnectLink(&loop, listener_->endpoint(), ticket, {}, absl::Seconds(10),
+                [&](StatusOr<std::unique_ptr<Link>> made) {
+                  if (!made.ok()) _exit(3);
+                  link = *std::move(made);
+                });
+    for (uint64_t i = 0;;) {
+      loop.RunOnce(absl::ZeroDuration());
+      if (link != nullptr && link->Send(CallHeader(i), Pattern(kBytes, i)).ok()) ++i;
+    }
+  }
+  ASSERT_TRUE(PumpUntil({&loop_}, [&] { return !links_.empty(); }));
+  uint64_t seen = 0;
+  links_[0]->SetCallbacks(
+      [&](Frame f) {
+        EXPECT_EQ(f.header.call_id, seen);
+        EXPECT_TRUE(IsPattern(f.payload, kBytes, seen));
+        if (++seen == 200) kill(child, SIGKILL);
+      },
+      [&](Status s) { end_ = s; });
+  ASSERT_TRUE(PumpUntil({&loop_}, [&] { return end_.has_value(); }));
+  EXPECT_GE(seen, 200u);
+  EXPECT_EQ(end_->code(), absl::StatusCode::kUnavailable) << *end_;
+  waitpid(child, nullptr, 0);
+}
+
 // A write to a peer that is gone must not raise SIGPIPE, and on_closed comes from the loop.
 TEST_P(SocketListenerTest, SendToADeadPeerIsUnavailableThenClosed) {
   Listen();
