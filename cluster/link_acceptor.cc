@@ -10,6 +10,10 @@
 namespace atl::cluster {
 namespace {
 
+constexpr int kFreeCoresToSpin = 2;
+// As long as the wake-up that it saves.
+constexpr absl::Duration kSpinOnFreeCores = absl::Microseconds(50);
+
 // Sockets take numbers: the first address of a name.
 StatusOr<std::string> ToNumbers(const std::string& host) {
   if (host.empty()) return std::string("0.0.0.0");
@@ -54,6 +58,12 @@ StatusOr<std::vector<transport::LinkKind>> AllowedLinks(const NodeOptions& optio
     kinds.push_back(kind);
   }
   return kinds;
+}
+
+absl::Duration LinkSpin(const NodeOptions& options, int cores) {
+  if (options.link_spin_us >= 0) return absl::Microseconds(options.link_spin_us);
+  const bool free_cores = options.threads > 0 && cores - options.threads >= kFreeCoresToSpin;
+  return free_cores ? kSpinOnFreeCores : absl::ZeroDuration();
 }
 
 StatusOr<std::unique_ptr<LinkAcceptor>> LinkAcceptor::Listen(

@@ -26,7 +26,8 @@ class ByteStream {
   // the stream's own rules.
   virtual StatusOr<int64_t> Read(std::span<const iovec> parts) = 0;
 
-  // Takes from `parts` in order as far as there is room; 0: none for now. Errors as Read's.
+  // Takes from `parts` in order as far as there is room; 0: none for now. Errors as Read's, but the
+  // end may be left to Read.
   virtual StatusOr<int64_t> Write(std::span<const iovec> parts) = 0;
 
   virtual void WantWrite(bool on) = 0;

@@ -15,7 +15,7 @@ namespace atl::transport {
 namespace {
 
 constexpr int64_t kMinRingBytes = 4096;
-constexpr int64_t kMaxRingBytes = int64_t{4} << 20;
+constexpr int64_t kMaxRingBytes = int64_t{1} << 20;  // stays in a core's own cache
 constexpr uint64_t kPieceBytes = 32u << 10;  // published at once: the peer copies while we do
 
 class ShmStream : public ByteStream, public Poller {
@@ -60,8 +60,7 @@ class ShmStream : public ByteStream, public Poller {
   }
 
   StatusOr<int64_t> Write(std::span<const iovec> parts) override {
-    if (peer_gone_) return Unavailable("the peer closed the connection");
-    int64_t total = 0;
+    int64_t total = 0;  // also where the peer is gone: Read tells, after what it had written
     for (const iovec& part : parts) {
       for (size_t put = 0; put < part.iov_len;) {
         ATL_ASSIGN_OR_RETURN(const uint64_t n,

@@ -2,6 +2,7 @@
 // over. The socket carries no more bytes but wake-ups, and its end is the peer's end.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
@@ -13,7 +14,7 @@
 namespace atl::transport {
 
 // In shared memory, at its beginning; then the ring to the listener, then the ring to the
-// connector.
+// connector. Drawn in docs/wire.md.
 struct ShmControl {
   alignas(64) uint32_t listener_asleep;  // 1: wake me when there is something to read, or room
   alignas(64) uint32_t connector_asleep;
@@ -23,9 +24,12 @@ struct ShmControl {
 // Also what keeps the whole from being a multiple of a huge page: memory of those, which ends who
 // touches it when the machine has run out of them, cannot have the right size.
 inline constexpr size_t kShmControlBytes = 4096;
+static_assert(offsetof(ShmControl, connector_asleep) == 64);
+static_assert(offsetof(ShmControl, to_listener) == 128);
+static_assert(offsetof(ShmControl, to_connector) == 320);
 static_assert(sizeof(ShmControl) <= kShmControlBytes);
 
-// Bytes of the ring to a side with that window: a power of two, at most 4 MiB. Larger frames pass
+// Bytes of the ring to a side with that window: a power of two, at most 1 MiB. Larger frames pass
 // in pieces.
 uint64_t ShmRingBytes(int64_t window_bytes);
 // Bytes of the whole.

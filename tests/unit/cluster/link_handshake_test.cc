@@ -399,6 +399,14 @@ TEST(LinkAcceptorTest, DataPortsObeyThePlaintextRuleAndMayBeTaken) {
   EXPECT_EQ(listen({.data_listen = echo.data_address()}).code(), absl::StatusCode::kAlreadyExists);
 }
 
+TEST(LinkSpinTest, AsToldElseOnlyWhereCoresAreFree) {
+  EXPECT_EQ(LinkSpin({.link_spin_us = 7}, 1), absl::Microseconds(7));
+  EXPECT_EQ(LinkSpin({.link_spin_us = 0, .threads = 1}, 64), absl::ZeroDuration());
+  EXPECT_EQ(LinkSpin({}, 64), absl::ZeroDuration()) << "every core computes";
+  EXPECT_EQ(LinkSpin({.threads = 7}, 8), absl::ZeroDuration());
+  EXPECT_EQ(LinkSpin({.threads = 6}, 8), absl::Microseconds(50));
+}
+
 TEST(NodeInfoTest, SaysWhereOthersReachIt) {
   EXPECT_EQ(*AdvertisedAddress({}, "127.0.0.1:7"), "127.0.0.1:7");
   EXPECT_EQ(*AdvertisedAddress({.advertise = "node-3:9"}, "0.0.0.0:7"), "node-3:9");

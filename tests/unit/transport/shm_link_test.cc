@@ -249,6 +249,17 @@ TEST_F(ShmLinkTest, SendToADeadPeerEndsTheLink) {
   EXPECT_EQ(link_->Send(CallHeader(2), {}).code(), absl::StatusCode::kUnavailable);
 }
 
+// What it had written before it died is told first, also to an end that was writing meanwhile.
+TEST_F(ShmLinkTest, TheLastWordsOfADeadPeerAreHeard) {
+  Start();
+  SendFrame(CallHeader(7), "");
+  close(std::exchange(socket_, -1));
+  for (int i = 0; i < 4; ++i) link_->Send(CallHeader(i), Buffer(kPeerWindow / 2)).IgnoreError();
+  ASSERT_TRUE(PumpUntil({&loop_}, [&] { return end_.has_value(); }));
+  EXPECT_EQ(frames_.size(), 1u);
+  EXPECT_EQ(end_->code(), absl::StatusCode::kUnavailable);
+}
+
 // What a listener may answer with instead of memory.
 class HostileMemoryTest : public testing::Test {
  protected:
