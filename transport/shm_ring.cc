@@ -1,5 +1,7 @@
 #include "transport/shm_ring.h"
 
+#include <emmintrin.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -17,6 +19,31 @@ void Set(T* shared, T value) {
   std::atomic_ref<T>(*shared).store(value, std::memory_order_seq_cst);
 }
 
+constexpr uint64_t kStreamFromBytes = 4096;
+
+// Into the ring. What is long goes past the caches: the reader's core holds the lines from the last
+// time round, and taking them back one by one is slower than memory where the two cores share no
+// cache (256 KiB there and back: 77 us against 302; 99 against 64 on one core).
+void CopyIn(std::byte* to, const std::byte* from, uint64_t count) {
+  if (count < kStreamFromBytes) {
+    std::memcpy(to, from, count);
+    return;
+  }
+  constexpr uint64_t kLine = 64;
+  const uint64_t head = (kLine - reinterpret_cast<uintptr_t>(to) % kLine) % kLine;
+  std::memcpy(to, from, head);
+  uint64_t done = head;
+  for (; done + kLine <= count; done += kLine) {
+    const auto* in = reinterpret_cast<const __m128i*>(from + done);
+    auto* out = reinterpret_cast<__m128i*>(to + done);
+    const __m128i parts[4] = {_mm_loadu_si128(in), _mm_loadu_si128(in + 1), _mm_loadu_si128(in + 2),
+                              _mm_loadu_si128(in + 3)};
+    for (int i = 0; i < 4; ++i) _mm_stream_si128(out + i, parts[i]);
+  }
+  std::memcpy(to + done, from + done, count - done);
+  _mm_sfence();  // streamed bytes are not ordered before the index that publishes them, without it
+}
+
 }  // namespace
 
 StatusOr<uint64_t> RingWriter::Write(const std::byte* bytes, uint64_t count) {
@@ -32,8 +59,8 @@ StatusOr<uint64_t> RingWriter::Write(const std::byte* bytes, uint64_t count) {
   if (count == 0) return 0;
   const uint64_t begin = written_ & (capacity_ - 1);
   const uint64_t first = std::min(count, capacity_ - begin);
-  std::memcpy(data_ + begin, bytes, first);
-  std::memcpy(data_, bytes + first, count - first);
+  CopyIn(data_ + begin, bytes, first);
+  CopyIn(data_, bytes + first, count - first);
   written_ += count;
   Set(&indexes_->written, written_);
   return count;

@@ -12,9 +12,11 @@
 namespace atl::transport {
 namespace {
 
+constexpr int kGuardBytes = 64;  // behind the ring
+
 struct Ring {
   explicit Ring(uint64_t capacity)
-      : data(capacity),
+      : data(capacity + kGuardBytes),
         writer(&indexes, data.data(), capacity),
         reader(&indexes, data.data(), capacity) {}
   RingIndexes indexes = {};
@@ -42,6 +44,27 @@ TEST(ShmRingTest, EveryLengthAtEveryOffset) {
       ASSERT_TRUE(std::all_of(got.begin() + fits, got.end(),
                               [](std::byte b) { return b == std::byte{0xee}; }));
       ASSERT_FALSE(ring.reader.HasBytes());
+    }
+  }
+}
+
+// Long copies go another way than short ones.
+TEST(ShmRingTest, LongCopiesAtEveryAlignment) {
+  constexpr uint64_t kCapacity = 16'384;
+  for (uint64_t offset = 0; offset < 130; ++offset) {
+    for (const uint64_t length : {4095, 4096, 4097, 4160, 8191, 16'383, 16'384}) {
+      Ring ring(kCapacity);
+      const Buffer skipped = Pattern(offset, 1);
+      Buffer got(kCapacity);
+      ASSERT_EQ(ring.writer.Write(skipped.data(), offset).value(), offset);
+      ASSERT_EQ(ring.reader.Read(got.data(), offset).value(), offset);
+      const Buffer sent = Pattern(length + 1, length + offset);
+      ASSERT_EQ(ring.writer.Write(sent.data() + 1, length).value(), length);
+      ASSERT_EQ(ring.reader.Read(got.data(), kCapacity).value(), length);
+      ASSERT_TRUE(std::equal(got.data(), got.data() + length, sent.data() + 1))
+          << offset << " " << length;
+      ASSERT_TRUE(std::all_of(ring.data.end() - kGuardBytes, ring.data.end(),
+                              [](std::byte b) { return b == std::byte{0}; }));
     }
   }
 }
