@@ -118,6 +118,7 @@ Status AttentionServerImpl::OpenModel() {
   info_ = cluster::MakeNodeInfo(options_.node, pb::NODE_ROLE_ATTENTION, checkpoint_->revision(),
                                 model::NumericsId(profile_));
   const int cores = std::max(1u, std::thread::hardware_concurrency());
+  loop_.SetSpin(cluster::LinkSpin(options_.node, cores));
   pool_ = std::make_unique<ThreadPool>(
       ThreadPoolOptions{.num_threads = options_.node.threads > 0 ? options_.node.threads : cores});
   ATL_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options_.node.isa));

@@ -17,6 +17,7 @@ cluster::NodeOptions ChildNode(const ClusterOptions& options, const std::string&
   cluster::NodeOptions node = options.node;
   node.name = absl::StrFormat("%s-%d", role, idx);
   node.join = routers;
+  if (node.link_spin_us < 0) node.link_spin_us = 0;  // the processes share the cores
   node.listen = "127.0.0.1:0";
   node.health_listen = "127.0.0.1:0";
   node.metrics_listen = "127.0.0.1:0";

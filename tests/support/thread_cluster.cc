@@ -50,7 +50,7 @@ class LinkHost {
     if (kind == LinkKind::kInproc) return absl::OkStatus();
     static std::atomic<int> next{0};
     transport::Endpoint endpoint{.kind = kind, .address = "127.0.0.1:0"};
-    if (kind == LinkKind::kUnix)
+    if (kind != LinkKind::kTcp)
       endpoint.address = absl::StrFormat("@atoll-test-%d-%d", getpid(), next.fetch_add(1));
     Status status;
     thread_->Call([&] {

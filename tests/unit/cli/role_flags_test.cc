@@ -34,6 +34,7 @@ cluster::NodeOptions UnusualNode() {
   node.advertise = "host:2";
   node.join = {"a:1", "dns:b:2", "file:c"};
   node.links = {"tcp"};
+  node.link_spin_us = 30;
   node.data_listen = "127.0.0.3:3";
   node.health_listen = "127.0.0.4:4";
   node.metrics_listen = "127.0.0.5:5";
@@ -54,6 +55,7 @@ void ExpectSame(const cluster::NodeOptions& a, const cluster::NodeOptions& b) {
   EXPECT_EQ(a.advertise, b.advertise);
   EXPECT_EQ(a.join, b.join);
   EXPECT_EQ(a.links, b.links);
+  EXPECT_EQ(a.link_spin_us, b.link_spin_us);
   EXPECT_EQ(a.data_listen, b.data_listen);
   EXPECT_EQ(a.health_listen, b.health_listen);
   EXPECT_EQ(a.metrics_listen, b.metrics_listen);
@@ -138,6 +140,7 @@ TEST(RoleFlagsTest, WrongNodeOptionsAreNamed) {
            Case{[](auto* node) { node->join = {"a:1", "file:"}; }, "--join: expected file:PATH"},
            Case{[](auto* node) { node->join = {"dns:name"}; }, "--join dns:"},
            Case{[](auto* node) { node->links = {"carrier-pigeon"}; }, "found \"carrier-pigeon\""},
+           Case{[](auto* node) { node->link_spin_us = -2; }, "--link-spin-us"},
            Case{[](auto* node) { node->threads = -1; }, "--threads"},
        }) {
     cluster::NodeOptions node = UnusualNode();
