@@ -20,14 +20,21 @@ endfunction()
 # What the thread sanitizer does not see by itself: part of every program built with it.
 function(_atoll_tsan target)
   if(ATOLL_SANITIZE STREQUAL thread)
-    target_sources(${target} PRIVATE ${CMAKE_SOURCE_DIR}/tests/support/tsan_absl.cc)
-    target_link_libraries(${target} PRIVATE absl::synchronization ${CMAKE_DL_LIBS})
+    target_link_libraries(${target} PRIVATE atl_tsan)
   endif()
 endfunction()
 
 function(atoll_library name)
   cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
   add_library(${name} STATIC ${A_SRCS})
+  target_link_libraries(${name} PUBLIC ${A_DEPS})
+  _atoll_flags(${name})
+endfunction()
+
+# Like a library, but every program that links it holds all of it.
+function(atoll_objects name)
+  cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
+  add_library(${name} OBJECT ${A_SRCS})
   target_link_libraries(${name} PUBLIC ${A_DEPS})
   _atoll_flags(${name})
 endfunction()

@@ -4,10 +4,13 @@
 
 #include "absl/time/clock.h"
 #include "rpc/status.h"
+#include "tests/support/eventually.h"
 #include "tests/unit/router_service/front_door/service_fixture.h"
 
 namespace atl::front_door {
 namespace {
+
+using testing::Eventually;
 
 namespace pb = atollpb::v1;
 

@@ -14,12 +14,9 @@
 #include "google/rpc/status.pb.h"
 #include "router_service/front_door/front_door.h"
 #include "rpc/server.h"
-#include "tests/support/eventually.h"
 #include "tests/unit/router_service/front_door/fakes.h"
 
 namespace atl::front_door {
-
-using testing::Eventually;
 
 using Ids = std::vector<uint32_t>;
 
