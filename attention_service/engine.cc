@@ -5,6 +5,7 @@
 
 #include "absl/time/clock.h"
 #include "attention_service/sampler.h"
+#include "transport/link.h"
 
 namespace atl::attention {
 namespace {
@@ -16,6 +17,7 @@ constexpr int64_t kLogitRows = 16;
 // Halves of a step below this cost more in weights read twice than they hide.
 constexpr int64_t kMinMicroBatchRows = 32;
 constexpr size_t kMaxAnnouncedPrefixes = 4096;
+constexpr int kMaxLogprobs = 20;  // inference.proto
 
 }  // namespace
 
@@ -28,6 +30,14 @@ StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options,
                            model_context);
   }
   if (options.context_length == 0) options.context_length = model_context;
+  // A micro-batch travels in one frame, however many a step has.
+  const int64_t row_bytes = config.hidden_size * DTypeBytes(profile.wire);
+  const int64_t window = transport::LinkLimits().window_bytes;
+  if (options.max_step_tokens > window / row_bytes) {
+    return InvalidArgument(
+        "--max-step-tokens: expected at most the %d rows of a link's window, found %d",
+        window / row_bytes, options.max_step_tokens);
+  }
   const int64_t block_bytes = kernels::CacheBlockBytes(CacheShape(config, profile, 1.0f)) *
                               (config.num_hidden_layers + config.num_nextn_predict_layers);
   const int64_t needed = (options.context_length + kernels::kCacheBlock - 1) / kernels::kCacheBlock;
@@ -66,6 +76,7 @@ Engine::Engine(transport::EventLoop* loop, const kernels::KernelContext& ctx,
                const ModelWeights* weights, dispatch::ExpertFabric* fabric,
                const EngineOptions& options, std::string revision)
     : loop_(loop),
+      fabric_(fabric),
       ctx_(ctx),
       weights_(weights),
       options_(options),
@@ -106,6 +117,11 @@ Status Engine::Validate(const pb::RunStart& start) const {
       if (id >= vocab) return InvalidArgument("token id %d, the vocabulary has %d", id, vocab);
     }
   }
+  for (const int32_t count : {start.logprobs(), start.prompt_logprobs()}) {
+    if (count > kMaxLogprobs)
+      return InvalidArgument("%d logprobs a token, at most %d are given", count, kMaxLogprobs);
+  }
+  ATL_RETURN_IF_ERROR(CheckSampling(start.sampling(), vocab));
   if (start.max_tokens() <= static_cast<uint32_t>(start.generated_ids_size()) &&
       (generates || start.generated_ids_size() > 0)) {
     return InvalidArgument("max_tokens %d with %d tokens generated before", start.max_tokens(),
@@ -197,6 +213,7 @@ void Engine::RunUntilStopped() {
 
 void Engine::Stop() {
   stop_.store(true);
+  fabric_->Stop();  // a step that waits for experts ends
   loop_->Post([] {});
 }
 

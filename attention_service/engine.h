@@ -78,6 +78,7 @@ class Engine : public AttentionBackend {
   void PublishStats();
 
   transport::EventLoop* const loop_;
+  dispatch::ExpertFabric* const fabric_;
   const kernels::KernelContext ctx_;
   const ModelWeights* const weights_;
   const EngineOptions options_;

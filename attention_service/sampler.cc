@@ -68,7 +68,10 @@ uint32_t Sampler::Draw(const kernels::KernelContext& ctx, std::span<float> logit
   const bool by_rank = (top_k_ > 0 && top_k_ < vocab) || top_p_ < 1.0f;
   if (by_rank) {
     sorted_.clear();
-    for (int64_t i = 0; i < vocab; ++i) sorted_.push_back({static_cast<int32_t>(i), logits[i]});
+    for (int64_t i = 0; i < vocab; ++i) {
+      const float p = logits[i] >= 0 ? logits[i] : 0;  // NaN has no place in an order
+      sorted_.push_back({static_cast<int32_t>(i), p});
+    }
     const auto before = [](const TopEntry& a, const TopEntry& b) {
       return a.value > b.value || (a.value == b.value && a.id < b.id);
     };
@@ -108,6 +111,32 @@ uint32_t Sampler::Draw(const kernels::KernelContext& ctx, std::span<float> logit
     if (sum > target) return last;
   }
   return last;  // rounding left the target at the very end
+}
+
+Status CheckSampling(const atollpb::v1::ResolvedSampling& params, int64_t vocab_size) {
+  struct Range {
+    const char* name;
+    float value;
+    bool inside;  // false for NaN
+  };
+  const auto finite = [](float value) { return std::isfinite(value); };
+  const float temperature = params.temperature(), top_p = params.top_p(), min_p = params.min_p();
+  const float repetition = params.repetition_penalty();
+  for (const Range& range :
+       {Range{"temperature", temperature, finite(temperature) && temperature >= 0},
+        Range{"top_p", top_p, top_p > 0 && top_p <= 1},
+        Range{"min_p", min_p, min_p >= 0 && min_p <= 1},
+        Range{"repetition_penalty", repetition, finite(repetition) && repetition > 0},
+        Range{"presence_penalty", params.presence_penalty(), finite(params.presence_penalty())},
+        Range{"frequency_penalty", params.frequency_penalty(),
+              finite(params.frequency_penalty())}}) {
+    if (!range.inside) return InvalidArgument("%s of %g is out of range", range.name, range.value);
+  }
+  for (const auto& [id, bias] : params.logit_bias()) {
+    if (id >= vocab_size) return InvalidArgument("logit_bias for id %d of %d", id, vocab_size);
+    if (!finite(bias)) return InvalidArgument("logit_bias of %g for id %d", bias, id);
+  }
+  return absl::OkStatus();
 }
 
 void FillLogprob(const kernels::KernelContext& ctx, std::span<const float> logits, uint32_t id,

@@ -45,6 +45,10 @@ class Sampler {
   std::vector<kernels::TopEntry> sorted_;
 };
 
+// InvalidArgument names the first parameter outside its range (inference.proto's; all finite), or a
+// logit_bias id beyond the vocabulary.
+Status CheckSampling(const atollpb::v1::ResolvedSampling& params, int64_t vocab_size);
+
 // Log-probability of `id` and of the `num_top` most likely ids, of raw logits [V].
 void FillLogprob(const kernels::KernelContext& ctx, std::span<const float> logits, uint32_t id,
                  int num_top, atollpb::v1::TokenLogprob* out);

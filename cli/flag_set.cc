@@ -202,6 +202,14 @@ void FlagSet::AddOneOf(const std::string& name, std::string* value,
   };
   impl_->AddValue(name, value, help)->type_name(shown)->check(CLI::Validator(check, ""));
 }
+void FlagSet::AddAtLeast(const std::string& name, int* value, int least, const std::string& help) {
+  auto check = [least](const std::string& text) {
+    int64_t number = 0;  // what is no number at all is told by the parser
+    const bool less = absl::SimpleAtoi(text, &number) && number < least;
+    return less ? absl::StrFormat("expected at least %d, found %s", least, text) : std::string();
+  };
+  impl_->AddValue(name, value, help)->check(CLI::Validator(check, ""));
+}
 void FlagSet::AddHidden(const std::string& name, int* value) {
   impl_->app.add_option(name, *value, "")->group("");
 }

@@ -44,6 +44,7 @@ class FlagSet {
                    const std::string& help);  // may be said again
   void AddOneOf(const std::string& name, std::string* value,
                 const std::vector<std::string>& choices, const std::string& help);
+  void AddAtLeast(const std::string& name, int* value, int least, const std::string& help);
   void AddHidden(const std::string& name, int* value);
   void AddPositional(const std::string& name, std::string* value, const std::string& help);
 

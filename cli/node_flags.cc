@@ -100,12 +100,13 @@ void AddEngineFlags(FlagSet* flags, attention::EngineOptions* engine) {
   flags->Add("--cache-blocks", &engine->cache_blocks,
              "latent cache in blocks of 64 positions; 0: from --cache-bytes");
   flags->AddBytes("--cache-bytes", &engine->cache_bytes, "latent cache of an attention node");
-  flags->Add("--max-running", &engine->max_running, "sequences in one step at most");
-  flags->Add("--max-waiting", &engine->max_waiting,
-             "sequences waiting at an attention node at most");
-  flags->Add("--max-step-tokens", &engine->max_step_tokens,
-             "rows of one step at most: decodes first, then prefill");
-  flags->Add("--prefill-chunk", &engine->prefill_chunk, "rows of one prompt in one step at most");
+  flags->AddAtLeast("--max-running", &engine->max_running, 1, "sequences in one step at most");
+  flags->AddAtLeast("--max-waiting", &engine->max_waiting, 0,
+                    "sequences waiting at an attention node at most");
+  flags->AddAtLeast("--max-step-tokens", &engine->max_step_tokens, 1,
+                    "rows of one step at most: decodes first, then prefill");
+  flags->AddAtLeast("--prefill-chunk", &engine->prefill_chunk, 1,
+                    "rows of one prompt in one step at most");
   flags->Add("--prefix-cache", &engine->prefix_cache,
              "keep the cache of prompts for later ones that begin alike");
   flags->Add("--micro-batches", &engine->micro_batches,

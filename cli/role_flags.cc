@@ -13,10 +13,10 @@ void AddNodeFlags(FlagSet* flags, cluster::NodeOptions* node, ProcessFlags* proc
 }  // namespace
 
 void AddFrontDoorFlags(FlagSet* flags, int* max_concurrent_requests, int* max_queued_requests) {
-  flags->Add("--max-concurrent-requests", max_concurrent_requests,
-             "requests of one router that run at a time");
-  flags->Add("--max-queued-requests", max_queued_requests,
-             "requests waiting at one router at most");
+  flags->AddAtLeast("--max-concurrent-requests", max_concurrent_requests, 1,
+                    "requests of one router that run at a time");
+  flags->AddAtLeast("--max-queued-requests", max_queued_requests, 0,
+                    "requests waiting at one router at most");
 }
 
 void AddPlannerFlags(FlagSet* flags, int* min_replicas, absl::Duration* settle) {

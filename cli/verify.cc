@@ -71,6 +71,11 @@ StatusOr<LogitsDistance> Measure(const VerifyFlags& values) {
   ATL_ASSIGN_OR_RETURN(const auto reference, OpenStack(values, kReference));
   ATL_ASSIGN_OR_RETURN(const auto profile, OpenStack(values, values.node.profile));
   const int64_t vocab_size = reference->checkpoint().config().vocab_size;
+  const int64_t context = reference->checkpoint().config().max_position_embeddings;
+  if (values.max_tokens > context) {
+    return InvalidArgument("--max-tokens %d: the model has %d positions", values.max_tokens,
+                           context);
+  }
   TokenTexts texts;
   if (values.texts.empty()) {
     texts = RandomTexts(values, vocab_size);

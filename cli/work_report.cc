@@ -45,10 +45,12 @@ void AskExpert(const std::shared_ptr<grpc::Channel>& channel, const std::string&
 }
 
 // What `after` has more than `before`; counters of a restarted process begin again.
+uint64_t Since(uint64_t before, uint64_t after) { return before > after ? after : after - before; }
+
 template <typename Map>
 uint64_t Growth(const Map& before, const std::string& name, uint64_t after) {
   const auto found = before.find(name);
-  return found == before.end() || found->second > after ? after : after - found->second;
+  return found == before.end() ? after : Since(found->second, after);
 }
 
 void Append(std::string* list, const std::string& item) {
@@ -82,8 +84,8 @@ std::string DescribeWork(const WorkSnapshot& before, const WorkSnapshot& after) 
     const auto found = before.attention.find(name);
     const WorkSnapshot::AttentionWork old =
         found == before.attention.end() ? WorkSnapshot::AttentionWork() : found->second;
-    const uint64_t prefill = work.prefill_tokens - old.prefill_tokens;
-    const uint64_t decode = work.decode_tokens - old.decode_tokens;
+    const uint64_t prefill = Since(old.prefill_tokens, work.prefill_tokens);
+    const uint64_t decode = Since(old.decode_tokens, work.decode_tokens);
     if (prefill + decode == 0) continue;
     Append(&attention, absl::StrFormat("%s %d prompt and %d answer tokens", name, prefill, decode));
   }

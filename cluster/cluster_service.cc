@@ -82,6 +82,14 @@ Status ClusterService::OnAnnouncement(const std::shared_ptr<JoinSession>& sessio
                                       const pb::Announcement& announcement) {
   const pb::NodeInfo& info = announcement.info();
   ATL_RETURN_IF_ERROR(CheckNode(info));
+  {
+    absl::MutexLock lock(&mu_);
+    if (!session->node.empty() &&
+        (session->node != info.name() || session->incarnation != info.incarnation())) {
+      return InvalidArgument("a stream of node '%s' incarnation %x announces '%s' incarnation %x",
+                             session->node, session->incarnation, info.name(), info.incarnation());
+    }
+  }
   ATL_RETURN_IF_ERROR(state_->Announce(announcement));
   bool first = false;
   {
@@ -92,9 +100,6 @@ Status ClusterService::OnAnnouncement(const std::shared_ptr<JoinSession>& sessio
       session->incarnation = info.incarnation();
       joined_[info.name()].push_back(session);
       structure_changed_ = true;  // it has seen no view yet
-    } else if (session->node != info.name() || session->incarnation != info.incarnation()) {
-      return InvalidArgument("a stream of node '%s' incarnation %x announces '%s' incarnation %x",
-                             session->node, session->incarnation, info.name(), info.incarnation());
     }
   }
   if (first) LogInfo("node '%s' joined (%s)", info.name(), info.grpc_address());

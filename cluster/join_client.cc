@@ -16,6 +16,7 @@ namespace {
 constexpr absl::Duration kMinBackoff = absl::Milliseconds(50);
 constexpr absl::Duration kMaxBackoff = absl::Milliseconds(500);
 constexpr absl::Duration kRefusedBackoff = absl::Seconds(2);
+constexpr absl::Duration kTwinRetry = absl::Seconds(10);  // another router may live there by then
 constexpr absl::Duration kMinAnnounceGap = absl::Milliseconds(20);
 constexpr absl::Duration kTick = absl::Milliseconds(20);  // where something is due soon
 constexpr absl::Duration kIdle = absl::Milliseconds(100);
@@ -170,13 +171,19 @@ bool JoinClient::HasTwin(const Session& session) const {
 }
 
 void JoinClient::OnEnd(Session& session, const Status& status) {
-  const bool refused = absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status);
+  const bool refused = absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) ||
+                       absl::IsAlreadyExists(status);
   if (refused && session.last_error != status.message()) {
     LogError("router at %s refuses this node: %s", session.address, status.ToString());
   } else if (session.answers && !HasTwin(session)) {
     LogWarning("lost router '%s' at %s: %s", session.router, session.address, status.ToString());
   } else if (session.last_error != status.message()) {
     LogDebug("no router at %s: %s", session.address, status.ToString());
+  }
+  if (HasTwin(session)) {
+    session.twin_until = Uptime() + kTwinRetry;
+  } else {
+    session.router.clear();
   }
   session.last_error = std::string(status.message());
   session.stream = nullptr;
@@ -230,7 +237,8 @@ void JoinClient::RefreshSessions() {
 
 void JoinClient::OpenDueStreams() {
   for (auto& [address, session] : sessions_) {
-    if (session.stream != nullptr || Uptime() < session.next_try || HasTwin(session)) continue;
+    if (session.stream != nullptr || Uptime() < session.next_try) continue;
+    if (HasTwin(session) && Uptime() < session.twin_until) continue;
     const Status allowed = rpc::CheckPlaintext("joining", address, options_.insecure);
     if (!allowed.ok()) {
       if (session.last_error != allowed.message()) LogError("%s", std::string(allowed.message()));

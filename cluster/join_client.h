@@ -69,6 +69,7 @@ class JoinClient {
     absl::Duration last_message = absl::ZeroDuration();
     absl::Duration last_named = absl::ZeroDuration();  // by an entry or a view
     std::string router;                                // its name, once it has answered
+    absl::Duration twin_until = absl::ZeroDuration();  // how long it is left to another address
     bool answers = false;                              // on this stream
     uint64_t view_order = 0;                           // which of the views came last
     NodeList view;

@@ -170,8 +170,11 @@ Status ExpertServerImpl::Join() {
                                                        .target = ToKeys(command.target()),
                                                        .may_unload = ToKeys(command.may_unload())});
                                       }}));
-  absl::MutexLock lock(&mu_);
-  serving_ = true;
+  {
+    absl::MutexLock lock(&mu_);
+    serving_ = true;
+  }
+  OnStoreChanged();  // what was loaded before `serving_` was seen
   LogInfo("expert node '%s' serves %s on %s", info_.name(), checkpoint_->name(), addresses_.grpc);
   return absl::OkStatus();
 }

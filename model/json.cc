@@ -17,7 +17,10 @@ class Watcher {
     switch (event) {
       case Json::parse_event_t::object_start:
       case Json::parse_event_t::array_start:
-        if (depth > kMaxDepth) problem_ = absl::StrFormat("nests deeper than %d", kMaxDepth);
+        if (depth > kMaxDepth) {
+          problem_ = absl::StrFormat("nests deeper than %d", kMaxDepth);
+          return false;  // and nothing of it is kept
+        }
         if (keys_.size() <= static_cast<size_t>(depth)) keys_.resize(depth + 1);
         keys_[depth].clear();
         break;

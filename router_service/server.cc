@@ -328,8 +328,10 @@ void RouterServerImpl::DrainAndStop() {
     absl::SleepFor(kDrainPoll);
   }
   front_door_->EndAll();
-  // Other routers' sequences may still be dispatched here: their attention nodes go elsewhere when
-  // they see this one drain.
+  // Other routers' sequences may still be dispatched here: what is under way is finished, new calls
+  // are told to go elsewhere.
+  acceptor_->service()->SetAccepting(false);
+  loop_.loop()->Post([this] { dispatch_server_->StartDrain(); });
   absl::Duration busy = cluster::Uptime();
   while (cluster::Uptime() - busy < kQuiet && cluster::Uptime() < give_up) {
     if (dispatcher_->outstanding() > 0) busy = cluster::Uptime();

@@ -1,5 +1,8 @@
 #include "text/chat_template.h"
 
+#include <algorithm>
+#include <string_view>
+
 #include "text/jinja_eval.h"
 #include "text/jinja_parser.h"
 #include "text/utf8.h"
@@ -12,21 +15,26 @@ using jinja::List;
 using jinja::Value;
 
 // A mark that none of the messages contains. It ends in a space, which shows whether the template
-// strips contents.
+// strips contents. Longer by one than the longest such mark among them.
 std::string UnusedMark(const std::vector<ChatMessage>& messages) {
-  std::string mark =
+  constexpr std::string_view kMark =
       "\x02"
       "continue";
-  const auto is_used = [&] {
-    for (const ChatMessage& message : messages) {
-      if (message.content.find(mark) != std::string::npos ||
-          message.role.find(mark) != std::string::npos)
-        return true;
+  size_t longest = 0;
+  const auto look = [&](std::string_view text) {
+    for (size_t at = text.find(kMark); at != std::string_view::npos; at = text.find(kMark, at)) {
+      at += kMark.size();
+      size_t end = at;
+      while (end < text.size() && text[end] == '\x03') ++end;
+      longest = std::max(longest, end - at + 1);
+      at = end;
     }
-    return false;
   };
-  while (is_used()) mark += '\x03';
-  return mark;
+  for (const ChatMessage& message : messages) {
+    look(message.content);
+    look(message.role);
+  }
+  return std::string(kMark) + std::string(longest, '\x03');
 }
 
 }  // namespace

@@ -87,8 +87,11 @@ class TrailingBlanksSplitter : public Splitter {
       }
       const size_t run_end = SpacesEnd(text, pos);
       size_t end = run_end;
-      if (run_end < text.size()) end = text.substr(0, run_end).rfind('\n');
-      if (end != std::string_view::npos && end > pos) {
+      if (run_end < text.size()) {
+        const size_t feed = text.substr(pos, run_end - pos).rfind('\n');
+        end = feed == std::string_view::npos ? pos : pos + feed;
+      }
+      if (end > pos) {
         if (pos > done) pieces->push_back(text.substr(done, pos - done));
         pieces->push_back(text.substr(pos, end - pos));
         done = end;

@@ -128,7 +128,11 @@ Tokenizer::~Tokenizer() = default;
 
 StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& dir) {
   ATL_ASSIGN_OR_RETURN(const std::string tokenizer_json, ReadFile(dir + "/tokenizer.json"));
-  ATL_ASSIGN_OR_RETURN(const std::string config_json, ReadFile(dir + "/tokenizer_config.json"));
+  std::string config_json;  // may be absent
+  const std::string config_path = dir + "/tokenizer_config.json";
+  if (FileExists(config_path)) {
+    ATL_ASSIGN_OR_RETURN(config_json, ReadFile(config_path));
+  }
   auto tokenizer = Parse(tokenizer_json, config_json);
   if (!tokenizer.ok()) return Annotate(tokenizer.status(), dir);
   // Newer checkpoints keep the template in a file of its own, which is then the one that counts.

@@ -14,7 +14,7 @@ namespace atl::text {
 // Constant after loading; any thread may call.
 class Tokenizer {
  public:
-  // Reads DIR/tokenizer.json, tokenizer_config.json and, if there is one, chat_template.jinja.
+  // Reads DIR/tokenizer.json and, where they are, tokenizer_config.json and chat_template.jinja.
   // NotFound names the missing file; Unimplemented a normaliser, pre-tokenizer, model,
   // post-processor or decoder that is not supported; InvalidArgument what a file may not hold.
   static StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& dir);

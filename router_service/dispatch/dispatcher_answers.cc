@@ -121,14 +121,16 @@ void Dispatcher::State::HedgeLateWork() {
   for (const auto& [id, work] : works) {
     const absl::Duration usual = absl::Microseconds(
         usual_us_per_pair * (kFixedCostPairs + static_cast<double>(work.pairs.size())));
-    if (!work.hedged && now - work.sent > std::max(options.hedge_after, kLateFactor * usual))
+    if ((!work.hedged || !work.unhedged.empty()) &&
+        now - work.sent > std::max(options.hedge_after, kLateFactor * usual))
       late.push_back(id);
   }
   std::sort(late.begin(), late.end());
   for (uint64_t id : late) {
     const auto it = works.find(id);
     if (it == works.end()) continue;  // its call was ended by a direct answer
-    it->second.hedged = true;
+    const bool again = std::exchange(it->second.hedged, true);
+    const std::vector<int32_t> pairs = again ? it->second.unhedged : it->second.pairs;
     const auto node = nodes.find(it->second.node);
     if (node != nodes.end()) node->second.suspect_until = now + kSuspectFor;
     // Not to a node that is late with this call's work, too.
@@ -137,12 +139,13 @@ void Dispatcher::State::HedgeLateWork() {
     for (uint64_t other : call.works) {
       if (works.at(other).hedged) but.insert(works.at(other).node);
     }
-    const uint64_t before = next_id;
-    Assign(it->second.call_id, std::vector<int32_t>(it->second.pairs), but);
-    if (next_id == before) {  // no other holder: asked again at the next check
-      works.at(id).hedged = false;
-      continue;
+    const std::vector<int32_t> unplaced = Assign(it->second.call_id, pairs, but);
+    const bool none = unplaced.size() == pairs.size();
+    if (const auto asked = works.find(id); asked != works.end()) {  // a direct answer may end it
+      asked->second.hedged = again || !none;
+      asked->second.unhedged = none && !again ? std::vector<int32_t>() : unplaced;
     }
+    if (none) continue;  // no other holder: looked for again at the next check
     hedges.fetch_add(1);
     retries.fetch_add(1);
   }

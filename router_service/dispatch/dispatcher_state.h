@@ -31,7 +31,8 @@ struct Dispatcher::State {
     cluster::NodeName node;
     std::vector<int32_t> pairs;
     absl::Time sent;
-    bool hedged = false;  // is at another holder too
+    bool hedged = false;            // is at another holder too, but for:
+    std::vector<int32_t> unhedged;  // pairs that no other holder was there for
   };
 
   struct Call {

@@ -1,6 +1,7 @@
 // What an attention node sees of the experts: rows in, combined rows out.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "absl/time/time.h"
@@ -34,6 +35,16 @@ class ExpertFabric {
   //   no budget can hold it: at once). DeadlineExceeded, Internal (work that brought down several
   //   nodes): the call's rows are lost.
   virtual Status Wait(uint64_t call_id, Buffer* y) = 0;
+
+  // From now on every Wait ends, with Unavailable if there is no answer yet. Any thread; a Wait
+  // that sleeps in the loop sees it when the loop is woken (EventLoop::Post).
+  void Stop() { stopped_.store(true); }
+
+ protected:
+  bool stopped() const { return stopped_.load(); }
+
+ private:
+  std::atomic<bool> stopped_{false};
 };
 
 }  // namespace atl::dispatch

@@ -30,7 +30,12 @@ class InlineFabric : public ExpertFabric {
     const auto it = calls_.find(call_id);
     ATL_CHECK(it != calls_.end());
     // The dispatcher ends every call by its own timers: its options' call_timeout at the latest.
-    while (!it->second.result.has_value()) loop_->RunOnce(absl::Seconds(1));
+    while (!it->second.result.has_value() && !stopped()) loop_->RunOnce(absl::Seconds(1));
+    if (!it->second.result.has_value()) {
+      dispatcher_->Cancel(it->second.dispatched);
+      calls_.erase(it);
+      return absl::UnavailableError("the node stops");
+    }
     StatusOr<Buffer> result = *std::move(it->second.result);
     calls_.erase(it);
     if (!result.ok()) return result.status();

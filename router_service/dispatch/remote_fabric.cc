@@ -102,14 +102,17 @@ bool RemoteFabric::State::SendTo(const NodeName& name, uint64_t id, Call* call) 
   if (!payload.empty()) std::memcpy(payload.data(), request.x.data(), payload.size());
   call->router = name;  // before Send: the answer may come from inside it
   call->sent = absl::Now();
-  const bool sent = routers.at(name).link->Send(header, std::move(payload)).ok();
-  if (sent) {
+  const Status sent = routers.at(name).link->Send(header, std::move(payload));
+  if (sent.ok()) {
     current = name;
     call->unsent_since = absl::InfiniteFuture();
-  } else {
-    call->router.clear();
+    return true;
   }
-  return sent;
+  call->router.clear();
+  if (!absl::IsInvalidArgument(sent)) return false;
+  // No link takes it: more rows than a window holds.
+  call->result = Internal("rows of layer %d cannot be sent: %s", request.layer, sent.ToString());
+  return true;
 }
 
 Status RemoteFabric::Wait(uint64_t call_id, Buffer* y) {
@@ -121,6 +124,8 @@ Status RemoteFabric::Wait(uint64_t call_id, Buffer* y) {
     const absl::Duration pause =
         call.router.empty() ? absl::Milliseconds(20) : s.options.router_silence / 4;
     s.loop->RunOnce(std::clamp(call.request.deadline - absl::Now(), absl::ZeroDuration(), pause));
+    if (!call.result.has_value() && stopped())
+      call.result = absl::UnavailableError("the node stops");
     if (!call.result.has_value()) s.CheckTime(call_id, &call);
   }
   StatusOr<Buffer> result = *std::move(call.result);

@@ -25,6 +25,26 @@ absl::Time Deadline(const grpc::CallbackServerContext& call, absl::Time now) {
   return now + (absl::FromChrono(call.deadline()) - absl::Now());
 }
 
+int64_t TextBytes(const pb::GenerateRequest& request) {
+  int64_t bytes = static_cast<int64_t>(request.text().size());
+  for (const pb::Message& message : request.messages().messages())
+    bytes += static_cast<int64_t>(message.role().size() + message.content().size());
+  return bytes;
+}
+
+RequestError Tokenize(const InferenceContext& context, const pb::GenerateRequest& request,
+                      std::vector<uint32_t>* prompt_ids) {
+  const int64_t bytes = TextBytes(request);
+  if (!context.sessions->BeginTokenizing(bytes)) {
+    return RequestError::RetryLater(
+        absl::ResourceExhaustedError("the router is at as much text as it takes at a time"),
+        kQueueFullRetry);
+  }
+  const RequestError error = PromptIds(*context.model, context.limits, request, prompt_ids);
+  context.sessions->EndTokenizing(bytes);
+  return error;
+}
+
 // Starts the request's session; if it is refused, the sink hears of it and there is none.
 std::shared_ptr<Session> StartSession(const InferenceContext& context,
                                       const grpc::CallbackServerContext& call,
@@ -33,7 +53,7 @@ std::shared_ptr<Session> StartSession(const InferenceContext& context,
   std::vector<uint32_t> prompt_ids;
   RequestError error = context.sessions->CheckAdmission();
   if (error.ok()) error = ValidateRequest(request, context.limits);
-  if (error.ok()) error = PromptIds(*context.model, context.limits, request, &prompt_ids);
+  if (error.ok()) error = Tokenize(context, request, &prompt_ids);
   if (!error.ok()) {
     context.sessions->Count(error.status.code(), {});
     sink->Done(error);

@@ -7,15 +7,14 @@ namespace {
 
 namespace pb = atollpb::v1;
 
-// No token adds more bytes than the longest one has; a normaliser that composes characters shortens
-// text less than fourfold. So text beyond this cannot fit, and is refused before time is spent on
-// it.
+// No token adds more bytes than the longest one has. So text beyond this cannot fit, and is refused
+// before time is spent on it.
 int64_t MaxPromptBytes(const text::Tokenizer& tokenizer, int64_t context_length) {
   size_t longest = 1;
   for (uint32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     longest = std::max(longest, tokenizer.TokenBytes(id, /*skip_special=*/false).size());
   }
-  return 4 * static_cast<int64_t>(longest) * context_length;
+  return static_cast<int64_t>(longest) * context_length;
 }
 
 }  // namespace

@@ -5,6 +5,11 @@
 #include "router_service/front_door/session.h"
 
 namespace atl::front_door {
+namespace {
+
+constexpr int64_t kMaxTokenizingBytes = int64_t{16} << 20;
+
+}  // namespace
 
 RequestError QueueFull(int max_queued) {
   return RequestError::RetryLater(
@@ -28,6 +33,15 @@ RequestError Sessions::CheckAdmission() const {
   if (static_cast<int>(queue_.size()) < options_.max_queued_requests) return {};
   return QueueFull(options_.max_queued_requests);
 }
+
+bool Sessions::BeginTokenizing(int64_t bytes) {
+  const int64_t others = tokenizing_bytes_.fetch_add(bytes);
+  if (others == 0 || others + bytes <= kMaxTokenizingBytes) return true;
+  tokenizing_bytes_.fetch_sub(bytes);
+  return false;
+}
+
+void Sessions::EndTokenizing(int64_t bytes) { tokenizing_bytes_.fetch_sub(bytes); }
 
 std::shared_ptr<Session> Sessions::Start(ResolvedRequest request, ResponseSink* sink,
                                          absl::Time arrival, absl::Time deadline) {

@@ -1,6 +1,7 @@
 // All requests of a front door: how many run, who waits, who is told what.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -46,6 +47,10 @@ class Sessions {
   // RESOURCE_EXHAUSTED or UNAVAILABLE if a request would be refused now: asked before time is spent
   // on its text.
   RequestError CheckAdmission() const;
+  // Around turning `bytes` of text into ids: false while others are at as much text as memory is
+  // kept for (tokenizing takes some tens of bytes for each of the text); one alone always may.
+  bool BeginTokenizing(int64_t bytes);
+  void EndTokenizing(int64_t bytes);
 
   // Runs a request; `sink` must live until its Done.
   //   arrival, deadline  by the scheduler's clock; InfiniteFuture: none
@@ -75,6 +80,7 @@ class Sessions {
   Scheduler* const scheduler_;
   NodeUse node_use_;
 
+  std::atomic<int64_t> tokenizing_bytes_{0};
   mutable absl::Mutex mu_;
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
   std::unordered_map<Session*, std::shared_ptr<Session>> running_ ABSL_GUARDED_BY(mu_);

@@ -273,9 +273,8 @@ TEST(Tokenizer, LoadNamesTheMissingFile) {
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(status.message()), HasSubstr("/tokenizer.json"));
   ASSERT_TRUE(WriteFileAtomically(dir + "/tokenizer.json", Small().dump()).ok());
-  status = Tokenizer::Load(dir).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("/tokenizer_config.json"));
+  // The other file may be absent.
+  EXPECT_EQ((*Tokenizer::Load(dir))->chat_template(), "");
   const std::string config =
       R"({"chat_template": [{"name": "x", "template": "X"}, {"name": "default", "template": "D"}], "bos_token": null})";
   ASSERT_TRUE(WriteFileAtomically(dir + "/tokenizer_config.json", config).ok());
