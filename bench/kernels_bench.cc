@@ -84,10 +84,10 @@ __attribute__((target("avx2,fma"))) float FmaAvx2(int64_t rounds) {
   return _mm256_cvtss_f32(a[0]);
 }
 
-// Unsigned times signed bytes, four to a lane of int32: what the kernels use of each instruction
-// set.
+// Products of bytes, four to a lane of int32, as the kernels have them from each instruction set.
 __attribute__((target("avx512f,avx512bw,avx512vnni"))) int DotVnni(int64_t rounds) {
-  __m512i a[16] = {};
+  __m512i a[16];
+  for (int i = 0; i < 16; ++i) a[i] = _mm512_set1_epi32(i);  // unequal chains: none is left out
   const __m512i x = _mm512_set1_epi8(3);
   for (int64_t i = 0; i < rounds; ++i) {
     for (auto& v : a) v = _mm512_dpbusd_epi32(v, x, x);
@@ -97,26 +97,24 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) int DotVnni(int64_t round
 }
 
 __attribute__((target("avx512f,avx512bw"))) int DotAvx512(int64_t rounds) {
-  __m512i a[16] = {};
-  __m512i x = _mm512_set1_epi16(3);
+  __m512i a[16];
+  for (int i = 0; i < 16; ++i) a[i] = _mm512_set1_epi32(i);
+  const __m512i x = _mm512_set1_epi16(3), y = _mm512_set1_epi16(5);
   for (int64_t i = 0; i < rounds; ++i) {
-    for (auto& v : a) {
-      asm("" : "+v"(x));  // the same products every time, but computed
-      v = _mm512_add_epi32(v, _mm512_add_epi32(_mm512_madd_epi16(x, x), _mm512_madd_epi16(x, v)));
-    }
+    for (auto& v : a)
+      v = _mm512_add_epi32(v, _mm512_add_epi32(_mm512_madd_epi16(v, x), _mm512_madd_epi16(v, y)));
   }
   for (auto& v : a) a[0] = _mm512_add_epi32(a[0], v);
   return _mm512_cvtsi512_si32(a[0]);
 }
 
 __attribute__((target("avx2"))) int DotAvx2(int64_t rounds) {
-  __m256i a[12] = {};
-  __m256i x = _mm256_set1_epi16(3);
+  __m256i a[12];
+  for (int i = 0; i < 12; ++i) a[i] = _mm256_set1_epi32(i);
+  const __m256i x = _mm256_set1_epi16(3), y = _mm256_set1_epi16(5);
   for (int64_t i = 0; i < rounds; ++i) {
-    for (auto& v : a) {
-      asm("" : "+x"(x));
-      v = _mm256_add_epi32(v, _mm256_add_epi32(_mm256_madd_epi16(x, x), _mm256_madd_epi16(x, v)));
-    }
+    for (auto& v : a)
+      v = _mm256_add_epi32(v, _mm256_add_epi32(_mm256_madd_epi16(v, x), _mm256_madd_epi16(v, y)));
   }
   for (auto& v : a) a[0] = _mm256_add_epi32(a[0], v);
   return _mm256_cvtsi256_si32(a[0]);

@@ -28,6 +28,7 @@ void RunGateUp(const KernelContext& ctx, const FfnJob& job, const QuantizedRows&
       unit.w[p] = gate.panel(p0 + p);
       unit.w[num + p] = up.panel(p0 + p);
     }
+    if (p0 + num < gate.num_panels()) unit.next = gate.panel(p0 + num);
     const int64_t first = job.row != nullptr ? 0 : place.row;
     if (IsQuantized(gate.format())) {
       unit.q = q.data + first * q.stride;

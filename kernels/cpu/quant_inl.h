@@ -46,27 +46,34 @@ ATL_INLINE void DotStep(Ints (&sums)[MR][NP], const QuantGroup* const (&x)[MR], 
 
 template <int MR, int NP, bool kQ4>
 ATL_INLINE void DotGroup(Ints (&sums)[MR][NP], const QuantGroup* const (&x)[MR],
-                         const uint8_t* const (&w)[NP], int64_t at, bool fetch) {
+                         const uint8_t* const (&w)[NP], const uint8_t* const (&ahead)[NP],
+                         bool fetch) {
   for (int64_t i = 0; i < GroupBytes(kQ4); i += 64) {
     if (fetch) {
 #pragma GCC unroll 8
-      for (int p = 0; p < NP; ++p) __builtin_prefetch(w[p] + at + i + kPrefetchBytes);
+      for (int p = 0; p < NP; ++p) __builtin_prefetch(ahead[p] + i);
     }
     if constexpr (kQ4) {
-      DotStep(sums, x, i / 8, [&](int p) { return LowNibbles(w[p] + at + i); });
-      DotStep(sums, x, i / 8 + 4, [&](int p) { return HighNibbles(w[p] + at + i); });
+      DotStep(sums, x, i / 8, [&](int p) { return LowNibbles(w[p] + i); });
+      DotStep(sums, x, i / 8 + 4, [&](int p) { return HighNibbles(w[p] + i); });
     } else {
-      DotStep(sums, x, i / 16, [&](int p) { return LoadBytes(w[p] + at + i); });
+      DotStep(sums, x, i / 16, [&](int p) { return LoadBytes(w[p] + i); });
     }
   }
 }
 
+// A tile's panels, and those that are read after them: what lies kPrefetchBytes ahead of a panel's
+// end is fetched from there.
+struct QuantPanels {
+  const uint8_t* w[kUnitPanels];
+  const uint8_t* next[kUnitPanels];
+  int64_t bytes;  // of a panel
+};
+
 template <int MR, int NP, bool kQ4, bool kFetch>
-static void TileQuant(const void* const* panels, const QuantGroup* const* rows, int64_t g0,
+static void TileQuant(const QuantPanels& panels, const QuantGroup* const* rows, int64_t g0,
                       int64_t g1, float* acc, int64_t ldacc) {
-  const uint8_t* w[NP];
   const QuantGroup* x[MR];
-  for (int p = 0; p < NP; ++p) w[p] = static_cast<const uint8_t*>(panels[p]);
   for (int r = 0; r < MR; ++r) x[r] = rows[r] + g0;
   V a[MR][NP];
   BeginTile(a, acc, ldacc, g0 == 0);
@@ -77,12 +84,20 @@ static void TileQuant(const void* const* panels, const QuantGroup* const* rows, 
 #pragma GCC unroll 8
       for (int p = 0; p < NP; ++p) sums[r][p] = SetInt(x[r]->offset);
     }
-    DotGroup<MR, NP, kQ4>(sums, x, w, DataOffset(kQ4, g), kFetch);
-    const int64_t scales = ScalesOffset(kQ4, g);
+    const int64_t at = DataOffset(kQ4, g), scales = ScalesOffset(kQ4, g);
+    const bool inside = at + kPrefetchBytes < panels.bytes;
+    const uint8_t *w[NP], *ahead[NP];
 #pragma GCC unroll 8
     for (int p = 0; p < NP; ++p) {
-      if (kFetch) __builtin_prefetch(w[p] + scales + kPrefetchBytes);
-      const V s = LoadBf16(reinterpret_cast<const uint16_t*>(w[p] + scales));
+      w[p] = panels.w[p] + at;
+      ahead[p] =
+          inside ? w[p] + kPrefetchBytes : panels.next[p] + (at + kPrefetchBytes - panels.bytes);
+    }
+    DotGroup<MR, NP, kQ4>(sums, x, w, ahead, kFetch);
+#pragma GCC unroll 8
+    for (int p = 0; p < NP; ++p) {
+      if (kFetch) __builtin_prefetch(ahead[p] + (scales - at));
+      const V s = LoadBf16(reinterpret_cast<const uint16_t*>(panels.w[p] + scales));
 #pragma GCC unroll 8
       for (int r = 0; r < MR; ++r)
         a[r][p] = Fma(ToFloat(sums[r][p]), Mul(Set1(x[r]->scale), s), a[r][p]);
@@ -92,7 +107,7 @@ static void TileQuant(const void* const* panels, const QuantGroup* const* rows, 
   EndTile(a, acc, ldacc);
 }
 
-using QuantTileFn = void (*)(const void* const*, const QuantGroup* const*, int64_t, int64_t, float*,
+using QuantTileFn = void (*)(const QuantPanels&, const QuantGroup* const*, int64_t, int64_t, float*,
                              int64_t);
 
 template <int MR, int NP>
@@ -116,6 +131,21 @@ static QuantTileFn PickQuantTile(bool q4, bool fetch, int64_t num_rows, int num_
   return PickQuantPanels<MR, kUnitPanels>(q4, fetch, num_panels);
 }
 
+// `num` panels from p0 on. After the last of the unit come those that lie behind them.
+static QuantPanels PanelsAt(const PanelUnit& u, int p0, int num) {
+  const bool q4 = u.format == PanelFormat::kQ4;
+  const int64_t groups = (u.k + kGroup - 1) / kGroup;
+  QuantPanels panels;
+  panels.bytes = (groups + 1) / 2 * kScalesBytes + groups * GroupBytes(q4);
+  for (int p = 0; p < num; ++p) {
+    panels.w[p] = static_cast<const uint8_t*>(u.w[p0 + p]);
+    const void* next = p0 + num + p < u.num_panels ? u.w[p0 + num + p] : u.next;
+    panels.next[p] =
+        next != nullptr ? static_cast<const uint8_t*>(next) : panels.w[p] + num * panels.bytes;
+  }
+  return panels;
+}
+
 // acc [m, 16 num_panels] = x W^T.
 static void RunQuantPanels(const PanelUnit& u, float* acc, int64_t ldacc) {
   const bool q4 = u.format == PanelFormat::kQ4;
@@ -132,13 +162,14 @@ static void RunQuantPanels(const PanelUnit& u, float* acc, int64_t ldacc) {
     const int64_t g1 = g0 + block < groups ? g0 + block : groups;
     for (int p0 = 0; p0 < u.num_panels; p0 += step) {
       const int num = u.num_panels - p0 < step ? u.num_panels - p0 : step;
+      const QuantPanels panels = PanelsAt(u, p0, num);
       for (int64_t t = 0; t < num_tiles; ++t) {
         const int64_t begin = t * u.m / num_tiles;
         const int64_t rows = (t + 1) * u.m / num_tiles - begin;
         const QuantGroup* x[kQuantTileRows];
         for (int64_t r = 0; r < rows; ++r)
           x[r] = u.q + (u.row != nullptr ? u.row[begin + r] : begin + r) * u.ldq;
-        PickQuantTile<kQuantTileRows>(q4, t == 0, rows, num)(u.w + p0, x, g0, g1,
+        PickQuantTile<kQuantTileRows>(q4, t == 0, rows, num)(panels, x, g0, g1,
                                                              acc + begin * ldacc + p0 * 16, ldacc);
       }
     }

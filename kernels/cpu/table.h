@@ -44,6 +44,7 @@ static_assert(sizeof(QuantGroup) == 40);
 // Up to kUnitPanels panels of packed weights times up to kUnitRows rows.
 struct PanelUnit {
   const void* w[kUnitPanels] = {};
+  const void* next = nullptr;  // the panel that is read after them, if not the one that lies there
   int num_panels = 0;
   PanelFormat format = PanelFormat::kF32;
   int64_t k = 0;
