@@ -24,11 +24,11 @@ void RunGateUp(const KernelContext& ctx, const FfnJob& job, const QuantizedRows&
     const int64_t num = std::min(kPairs, place.panel + place.num_panels - p0);
     PanelUnit unit = {.format = PanelFormatOf(gate.format()), .k = gate.k(), .m = place.num_rows};
     unit.num_panels = static_cast<int>(2 * num);
+    unit.pairs = true;
     for (int64_t p = 0; p < num; ++p) {
-      unit.w[p] = gate.panel(p0 + p);
-      unit.w[num + p] = up.panel(p0 + p);
+      unit.w[2 * p] = gate.panel(p0 + p);
+      unit.w[2 * p + 1] = up.panel(p0 + p);
     }
-    if (p0 + num < gate.num_panels()) unit.next = gate.panel(p0 + num);
     const int64_t first = job.row != nullptr ? 0 : place.row;
     if (IsQuantized(gate.format())) {
       unit.q = q.data + first * q.stride;

@@ -27,8 +27,8 @@ static void SwigluUnit(const PanelUnit& u, float* h, int64_t ldh, int64_t cols, 
   RunUnit(u, acc, ldacc);
   for (int64_t i = 0; i < u.m; ++i) {
     for (int64_t c = 0; c < cols; c += 16) {
-      const V gate = Load(acc + i * ldacc + c);
-      const V up = Load(acc + i * ldacc + ldacc / 2 + c);
+      const V gate = Load(acc + i * ldacc + 2 * c);
+      const V up = Load(acc + i * ldacc + 2 * c + 16);
       const V act = Mul(Mul(gate, Sigmoid(gate)), up);
       StoreAny(h + i * ldh + c, Round(act, round_bf16), cols - c);
     }

@@ -131,7 +131,7 @@ static QuantTileFn PickQuantTile(bool q4, bool fetch, int64_t num_rows, int num_
   return PickQuantPanels<MR, kUnitPanels>(q4, fetch, num_panels);
 }
 
-// `num` panels from p0 on. After the last of the unit come those that lie behind them.
+// `num` panels from p0 on. After the last of the unit come those that lie behind.
 static QuantPanels PanelsAt(const PanelUnit& u, int p0, int num) {
   const bool q4 = u.format == PanelFormat::kQ4;
   const int64_t groups = (u.k + kGroup - 1) / kGroup;
@@ -139,9 +139,9 @@ static QuantPanels PanelsAt(const PanelUnit& u, int p0, int num) {
   panels.bytes = (groups + 1) / 2 * kScalesBytes + groups * GroupBytes(q4);
   for (int p = 0; p < num; ++p) {
     panels.w[p] = static_cast<const uint8_t*>(u.w[p0 + p]);
-    const void* next = p0 + num + p < u.num_panels ? u.w[p0 + num + p] : u.next;
-    panels.next[p] =
-        next != nullptr ? static_cast<const uint8_t*>(next) : panels.w[p] + num * panels.bytes;
+    panels.next[p] = p0 + num + p < u.num_panels
+                         ? static_cast<const uint8_t*>(u.w[p0 + num + p])
+                         : panels.w[p] + (u.pairs ? (num + 1) / 2 : num) * panels.bytes;
   }
   return panels;
 }
@@ -156,8 +156,11 @@ static void RunQuantPanels(const PanelUnit& u, float* acc, int64_t ldacc) {
     return;
   }
   const int64_t block = num_tiles > 1 ? kBlockGroups : groups;
+  // One row reads a matrix as one stream, and a pair of them as two: 97 % of the DRAM rate, against
+  // 80 % from four places at once.
+  const int want = u.m > 1 ? kUnitPanels : u.pairs ? 2 : 1;
   const int most = QuantTilePanels(static_cast<int>((u.m + num_tiles - 1) / num_tiles));
-  const int step = most < u.num_panels ? most : u.num_panels;
+  const int step = most < want ? most : want;
   for (int64_t g0 = 0; g0 < groups; g0 += block) {
     const int64_t g1 = g0 + block < groups ? g0 + block : groups;
     for (int p0 = 0; p0 < u.num_panels; p0 += step) {

@@ -44,8 +44,8 @@ static_assert(sizeof(QuantGroup) == 40);
 // Up to kUnitPanels panels of packed weights times up to kUnitRows rows.
 struct PanelUnit {
   const void* w[kUnitPanels] = {};
-  const void* next = nullptr;  // the panel that is read after them, if not the one that lies there
   int num_panels = 0;
+  bool pairs = false;  // panels of two matrices by turns
   PanelFormat format = PanelFormat::kF32;
   int64_t k = 0;
   const float* x = nullptr;  // kF32, kBf16
@@ -75,7 +75,7 @@ struct SoftmaxState {
 struct KernelTable {
   // y [m, cols] = x W^T, cols <= 16 num_panels.
   void (*matmul_unit)(const PanelUnit& unit, float* y, int64_t ldy, int64_t cols, bool round_bf16);
-  // w holds num_panels / 2 panels of gate, then as many of up; h [m, cols] = silu(gate x) * up x.
+  // w holds panels of gate and up by turns; h [m, cols] = silu(gate x) * up x.
   void (*swiglu_unit)(const PanelUnit& unit, float* h, int64_t ldh, int64_t cols, bool round_bf16);
 
   // out [ceil(k / kGroup)], zeros behind k. matmul.h defines the bits.
