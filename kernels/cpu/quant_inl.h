@@ -5,7 +5,7 @@
 // sums begin with QuantGroup::offset instead of zero, which takes the 128 out again.
 namespace atl::kernels::ATL_ISA {
 
-// A block of groups: 4 panels x 8 groups of 8 bits are 17 KiB, which stay in L1 while all row tiles
+// A block of groups: 4 panels x 8 groups of 8 bits are 17 KB, which stay in L1 while all row tiles
 // pass over them.
 inline constexpr int64_t kBlockGroups = 8;
 
@@ -44,12 +44,11 @@ ATL_INLINE void DotStep(Ints (&sums)[MR][NP], const QuantGroup* const (&x)[MR], 
   }
 }
 
-template <int MR, int NP, bool kQ4>
+template <int MR, int NP, bool kQ4, bool kFetch>
 ATL_INLINE void DotGroup(Ints (&sums)[MR][NP], const QuantGroup* const (&x)[MR],
-                         const uint8_t* const (&w)[NP], const uint8_t* const (&ahead)[NP],
-                         bool fetch) {
+                         const uint8_t* const (&w)[NP], const uint8_t* const (&ahead)[NP]) {
   for (int64_t i = 0; i < GroupBytes(kQ4); i += 64) {
-    if (fetch) {
+    if constexpr (kFetch) {
 #pragma GCC unroll 8
       for (int p = 0; p < NP; ++p) __builtin_prefetch(ahead[p] + i);
     }
@@ -70,9 +69,12 @@ struct QuantPanels {
   int64_t bytes;  // of a panel
 };
 
-template <int MR, int NP, bool kQ4, bool kFetch>
+// Groups g0 to g1; fetches ahead at the groups `fetch`, `fetch` + step, ...: the tiles of a block
+// share that work, so that none of them waits for all of the next block. kAlone: at every group;
+// its loop is 5 % faster for one row.
+template <int MR, int NP, bool kQ4, bool kAlone>
 static void TileQuant(const QuantPanels& panels, const QuantGroup* const* rows, int64_t g0,
-                      int64_t g1, float* acc, int64_t ldacc) {
+                      int64_t g1, int64_t fetch, int64_t step, float* acc, int64_t ldacc) {
   const QuantGroup* x[MR];
   for (int r = 0; r < MR; ++r) x[r] = rows[r] + g0;
   V a[MR][NP];
@@ -93,10 +95,15 @@ static void TileQuant(const QuantPanels& panels, const QuantGroup* const* rows, 
       ahead[p] =
           inside ? w[p] + kPrefetchBytes : panels.next[p] + (at + kPrefetchBytes - panels.bytes);
     }
-    DotGroup<MR, NP, kQ4>(sums, x, w, ahead, kFetch);
+    if (kAlone || g == fetch) {
+      DotGroup<MR, NP, kQ4, true>(sums, x, w, ahead);
+      for (int p = 0; p < NP; ++p) __builtin_prefetch(ahead[p] + (scales - at));
+      fetch += step;
+    } else {
+      DotGroup<MR, NP, kQ4, false>(sums, x, w, ahead);
+    }
 #pragma GCC unroll 8
     for (int p = 0; p < NP; ++p) {
-      if (kFetch) __builtin_prefetch(ahead[p] + (scales - at));
       const V s = LoadBf16(reinterpret_cast<const uint16_t*>(panels.w[p] + scales));
 #pragma GCC unroll 8
       for (int r = 0; r < MR; ++r)
@@ -107,28 +114,28 @@ static void TileQuant(const QuantPanels& panels, const QuantGroup* const* rows, 
   EndTile(a, acc, ldacc);
 }
 
-using QuantTileFn = void (*)(const QuantPanels&, const QuantGroup* const*, int64_t, int64_t, float*,
-                             int64_t);
+using QuantTileFn = void (*)(const QuantPanels&, const QuantGroup* const*, int64_t, int64_t,
+                             int64_t, int64_t, float*, int64_t);
 
 template <int MR, int NP>
-static QuantTileFn PickQuantPanels(bool q4, bool fetch, int num_panels) {
+static QuantTileFn PickQuantPanels(bool q4, bool alone, int num_panels) {
   if constexpr (NP > QuantTilePanels(MR)) {
-    return PickQuantPanels<MR, NP - 1>(q4, fetch, num_panels);
+    return PickQuantPanels<MR, NP - 1>(q4, alone, num_panels);
   } else {
     if constexpr (NP > 1) {
-      if (num_panels < NP) return PickQuantPanels<MR, NP - 1>(q4, fetch, num_panels);
+      if (num_panels < NP) return PickQuantPanels<MR, NP - 1>(q4, alone, num_panels);
     }
-    if (q4) return fetch ? TileQuant<MR, NP, true, true> : TileQuant<MR, NP, true, false>;
-    return fetch ? TileQuant<MR, NP, false, true> : TileQuant<MR, NP, false, false>;
+    if (q4) return alone ? TileQuant<MR, NP, true, true> : TileQuant<MR, NP, true, false>;
+    return alone ? TileQuant<MR, NP, false, true> : TileQuant<MR, NP, false, false>;
   }
 }
 
 template <int MR>
-static QuantTileFn PickQuantTile(bool q4, bool fetch, int64_t num_rows, int num_panels) {
+static QuantTileFn PickQuantTile(bool q4, bool alone, int64_t num_rows, int num_panels) {
   if constexpr (MR > 1) {
-    if (num_rows < MR) return PickQuantTile<MR - 1>(q4, fetch, num_rows, num_panels);
+    if (num_rows < MR) return PickQuantTile<MR - 1>(q4, alone, num_rows, num_panels);
   }
-  return PickQuantPanels<MR, kUnitPanels>(q4, fetch, num_panels);
+  return PickQuantPanels<MR, kUnitPanels>(q4, alone, num_panels);
 }
 
 // `num` panels from p0 on. After the last of the unit come those that lie behind.
@@ -172,8 +179,8 @@ static void RunQuantPanels(const PanelUnit& u, float* acc, int64_t ldacc) {
         const QuantGroup* x[kQuantTileRows];
         for (int64_t r = 0; r < rows; ++r)
           x[r] = u.q + (u.row != nullptr ? u.row[begin + r] : begin + r) * u.ldq;
-        PickQuantTile<kQuantTileRows>(q4, t == 0, rows, num)(panels, x, g0, g1,
-                                                             acc + begin * ldacc + p0 * 16, ldacc);
+        PickQuantTile<kQuantTileRows>(q4, num_tiles == 1, rows, num)(
+            panels, x, g0, g1, g0 + t, num_tiles, acc + begin * ldacc + p0 * 16, ldacc);
       }
     }
   }

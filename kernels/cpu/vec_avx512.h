@@ -109,10 +109,10 @@ struct Ints {
   __m512i v;
 };
 
-// Rows of the integer register tile: 3 x 4 sums of a group, 3 x 4 of floats, 4 weights, 1 input, 3
-// spare.
-inline constexpr int kQuantTileRows = 3;
-constexpr int QuantTilePanels(int /*rows*/) { return 4; }
+// Rows of the integer register tile, and panels with that many: 12 sums of a group, 12 of floats, 2
+// or 4 weights, 1 input.
+inline constexpr int kQuantTileRows = 6;
+constexpr int QuantTilePanels(int rows) { return rows <= 3 ? 4 : 2; }
 
 ATL_INLINE Ints SetInt(int32_t x) { return {_mm512_set1_epi32(x)}; }
 ATL_INLINE V ToFloat(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
