@@ -37,7 +37,7 @@ inline constexpr int kNumericsVersion = 1;
 // there are.
 StatusOr<NumericProfile> FindProfile(const std::string& name);
 std::vector<std::string> ProfileNames();
-inline constexpr char kDefaultProfile[] = "bf16";
+inline constexpr char kDefaultProfile[] = "q8";
 
 // "bf16/1/cpu": profile, numerics version, kernel class. Part of every handshake; nodes with
 // different ids refuse each other.
