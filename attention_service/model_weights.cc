@@ -51,7 +51,7 @@ Status LoadKvB(const Loader& load, const std::string& prefix, LayerWeights* laye
   const model::ModelConfig& c = load.checkpoint.config();
   const std::string name = prefix + "self_attn.kv_b_proj.weight";
   const kernels::WeightFormat format =
-      weights::PackedFormat(load.checkpoint, name, load.profile.weights);
+      weights::PackedFormat(load.checkpoint, name, load.profile.kv_b);
   const int64_t heads = c.num_attention_heads, dn = c.qk_nope_head_dim, dv = c.v_head_dim,
                 r = c.kv_lora_rank;
   layer->w_uk.resize(heads);
@@ -114,10 +114,15 @@ Status LoadMtp(const Loader& load, int64_t l, MtpWeights* mtp) {
   return absl::OkStatus();
 }
 
-// The embedding stays in bf16 where the packed weights would, else float32.
+// What a profile does to an embedding that is looked up: bf16 where its matrices are, else exact.
+model::MatrixFormat EmbeddingRule(const model::NumericProfile& profile) {
+  return profile.weights == model::MatrixFormat::kBf16 ? model::MatrixFormat::kBf16
+                                                       : model::MatrixFormat::kExact;
+}
+
 Status LoadEmbedding(const Loader& load, ModelWeights* w) {
   const std::string name = "model.embed_tokens.weight";
-  const bool bf16 = weights::PackedFormat(load.checkpoint, name, load.profile.weights) ==
+  const bool bf16 = weights::PackedFormat(load.checkpoint, name, EmbeddingRule(load.profile)) ==
                     kernels::WeightFormat::kBf16;
   w->embedding_type = bf16 ? DType::kBf16 : DType::kF32;
   const int64_t d = w->config.hidden_size;

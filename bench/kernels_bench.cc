@@ -1,7 +1,8 @@
 // Prints what MatMul, GroupedFfn and MlaAttend reach, as GB/s (of weights, of cache) and GFLOP/s,
 // beside two roofs of the same machine measured in the same run, in turns with them: reading DRAM,
-// and fma in registers.
-//   kernels_bench [--threads N] [--isa auto|avx512|avx2|portable] [--seconds S]
+// and arithmetic in registers: fma, or the integer products that quantised weights take.
+//   kernels_bench [--threads N] [--isa auto|avx512vnni|avx512|avx2|portable] [--seconds S]
+//                 [--format f32|bf16|q8|q4] [--rows M]
 #include <immintrin.h>
 
 #include <CLI/CLI.hpp>
@@ -83,11 +84,48 @@ __attribute__((target("avx2,fma"))) float FmaAvx2(int64_t rounds) {
   return _mm256_cvtss_f32(a[0]);
 }
 
+// Products of bytes, four to a lane of int32, as the kernels have them from each instruction set.
+__attribute__((target("avx512f,avx512bw,avx512vnni"))) int DotVnni(int64_t rounds) {
+  __m512i a[16];
+  for (int i = 0; i < 16; ++i) a[i] = _mm512_set1_epi32(i);  // unequal chains: none is left out
+  const __m512i x = _mm512_set1_epi8(3);
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (auto& v : a) v = _mm512_dpbusd_epi32(v, x, x);
+  }
+  for (auto& v : a) a[0] = _mm512_add_epi32(a[0], v);
+  return _mm512_cvtsi512_si32(a[0]);
+}
+
+__attribute__((target("avx512f,avx512bw"))) int DotAvx512(int64_t rounds) {
+  __m512i a[16];
+  for (int i = 0; i < 16; ++i) a[i] = _mm512_set1_epi32(i);
+  const __m512i x = _mm512_set1_epi16(3), y = _mm512_set1_epi16(5);
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (auto& v : a)
+      v = _mm512_add_epi32(v, _mm512_add_epi32(_mm512_madd_epi16(v, x), _mm512_madd_epi16(v, y)));
+  }
+  for (auto& v : a) a[0] = _mm512_add_epi32(a[0], v);
+  return _mm512_cvtsi512_si32(a[0]);
+}
+
+__attribute__((target("avx2"))) int DotAvx2(int64_t rounds) {
+  __m256i a[12];
+  for (int i = 0; i < 12; ++i) a[i] = _mm256_set1_epi32(i);
+  const __m256i x = _mm256_set1_epi16(3), y = _mm256_set1_epi16(5);
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (auto& v : a)
+      v = _mm256_add_epi32(v, _mm256_add_epi32(_mm256_madd_epi16(v, x), _mm256_madd_epi16(v, y)));
+  }
+  for (auto& v : a) a[0] = _mm256_add_epi32(a[0], v);
+  return _mm256_cvtsi256_si32(a[0]);
+}
+
 struct Bench {
   KernelContext ctx;
   Isa isa;
   ThreadPool* pool;
   double seconds;
+  int64_t only_rows;
   Buffer cold{static_cast<size_t>(kColdBytes)};
   std::vector<double> sink = std::vector<double>(1024);
 
@@ -111,14 +149,31 @@ struct Bench {
     if (isa == Isa::kPortable) return 0;
     constexpr int64_t kRounds = 20000;
     const int threads = pool->num_threads();
-    const double flop = 2.0 * kRounds * threads * 8 * (isa == Isa::kAvx512 ? 32 : 12);
+    const double flop = 2.0 * kRounds * threads * 8 * (isa == Isa::kAvx2 ? 12 : 32);
     const double s = Good(seconds, [&] {
       pool->ParallelFor(threads, [&](int64_t i) {
-        sink[i] = isa == Isa::kAvx512 ? FmaAvx512(kRounds) : FmaAvx2(kRounds);
+        sink[i] = isa == Isa::kAvx2 ? FmaAvx2(kRounds) : FmaAvx512(kRounds);
       });
     });
     return flop / s / 1e9;
   }
+
+  double DotRoof() {
+    if (isa == Isa::kPortable) return 0;
+    constexpr int64_t kRounds = 20000;
+    const int threads = pool->num_threads();
+    const double ops = 2.0 * kRounds * threads * (isa == Isa::kAvx2 ? 12 * 32 : 16 * 64);
+    const double s = Good(seconds, [&] {
+      pool->ParallelFor(threads, [&](int64_t i) {
+        sink[i] = isa == Isa::kAvx512Vnni ? DotVnni(kRounds)
+                  : isa == Isa::kAvx512   ? DotAvx512(kRounds)
+                                          : DotAvx2(kRounds);
+      });
+    });
+    return ops / s / 1e9;
+  }
+
+  double ArithmeticRoof(WeightFormat format) { return IsQuantized(format) ? DotRoof() : FmaRoof(); }
 
   // `rows` query rows, each of a sequence of its own with `position` keys before it; bf16 cache, R
   // 512, Dr 64.
@@ -152,13 +207,15 @@ struct Bench {
                 fma > 0 ? gflops / fma : 0, s * 1e6);
   }
 
-  // DeepSeek-V2-Lite's layer (D 2048, F 1408, bf16): `experts` jobs of `m` rows each.
-  void Ffn(int64_t experts, int64_t m) {
+  // DeepSeek-V2-Lite's layer (D 2048, F 1408): `experts` jobs of `m` rows each.
+  void Ffn(WeightFormat format, int64_t experts, int64_t m) {
     constexpr int64_t kD = 2048, kF = 1408;
-    std::vector<FfnWeights> w(24);
+    std::vector<FfnWeights> w(format == WeightFormat::kQ4   ? 72
+                              : format == WeightFormat::kQ8 ? 48
+                                                            : 24);
     const std::vector<float> rows(16 * kD, 0.01f);
     auto fill = [&](int64_t n, int64_t k) {
-      PackedMatrix matrix(WeightFormat::kBf16, n, k);
+      PackedMatrix matrix(format, n, k);
       for (int64_t i = 0; i < matrix.num_panels(); ++i) matrix.FillPanel(i, rows.data());
       return matrix;
     };
@@ -170,30 +227,34 @@ struct Bench {
           .w = w.data(), .x = x.data(), .ldx = kD, .m = m, .out = &out[j * m * kD], .ldo = kD};
     }
     std::vector<float> scratch(GroupedFfnScratch(jobs));
-    const double roof = ReadRoof(), fma = FmaRoof();
+    const Rounding act = IsQuantized(format) ? Rounding::kNone : Rounding::kBf16;
+    const double roof = ReadRoof(), fma = ArithmeticRoof(format);
     size_t next = 0;
     const double s = Good(2 * seconds, [&] {
       for (FfnJob& job : jobs) job.w = &w[next++ % w.size()];
-      GroupedFfn(ctx, jobs, Rounding::kBf16, Rounding::kBf16, scratch.data());
+      GroupedFfn(ctx, jobs, act, Rounding::kBf16, scratch.data());
     });
     const double weights = 3.0 * kD * kF * experts;
-    const double gbs = 2 * weights / s / 1e9, gflops = 2 * weights * m / s / 1e9;
-    std::printf("ffn   experts %2ld rows %2ld        %5.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n",
-                experts, m, gbs, roof, gbs / roof, gflops, fma, fma > 0 ? gflops / fma : 0,
-                s * 1e6);
+    const double bytes =
+        static_cast<double>(experts * (w[0].gate.bytes() + w[0].up.bytes() + w[0].down.bytes()));
+    const double gbs = bytes / s / 1e9, gflops = 2 * weights * m / s / 1e9;
+    std::printf("ffn %-4s experts %2ld rows %3ld    %5.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n",
+                WeightFormatName(format), experts, m, gbs, roof, gbs / roof, gflops, fma,
+                fma > 0 ? gflops / fma : 0, s * 1e6);
   }
 
   void Shape(WeightFormat format, int64_t n, int64_t k) {
     std::vector<PackedMatrix> w;
-    std::vector<float> rows(16 * k, 0.5f);
+    std::vector<float> rows(16 * k, 0.5f);  // content costs no time
     for (int64_t bytes = 0; bytes < kColdBytes; bytes += w.back().bytes()) {
       w.emplace_back(format, n, k);
       for (int64_t i = 0; i < w.back().num_panels(); ++i) w.back().FillPanel(i, rows.data());
     }
-    for (int64_t m : {1, 2, 4, 6, 8, 16, 32, 64}) {
+    for (int64_t m : {1, 2, 4, 8, 16, 64, 256, 512}) {
+      if (only_rows > 0 && m != only_rows) continue;
       std::vector<float> x(m * k, 0.25f), y(m * n);
       size_t next = 0;
-      const double roof = ReadRoof(), fma = FmaRoof();
+      const double roof = ReadRoof(), fma = ArithmeticRoof(format);
       const double s = Good(2 * seconds, [&] {
         const MatMulJob job = {
             .w = &w[next++ % w.size()], .x = x.data(), .ldx = k, .m = m, .y = y.data(), .ldy = n};
@@ -210,11 +271,15 @@ struct Bench {
 int Main(int argc, char** argv) {
   int threads = 1;
   std::string isa_name = "auto";
+  std::string format_name;
   double seconds = 0.1;
+  int64_t only_rows = 0;
   CLI::App app("MatMul beside the roofs of this machine");
   app.add_option("--threads", threads, "threads of the pool")->check(CLI::Range(1, 256));
-  app.add_option("--isa", isa_name, "instruction set: auto, avx512, avx2 or portable");
+  app.add_option("--isa", isa_name, "instruction set: auto, avx512vnni, avx512, avx2 or portable");
   app.add_option("--seconds", seconds, "time of each measurement")->check(CLI::Range(0.001, 60.0));
+  app.add_option("--format", format_name, "only weights of this format: f32, bf16, q8 or q4");
+  app.add_option("--rows", only_rows, "only products of this many rows");
   CLI11_PARSE(app, argc, argv);
 
   ThreadPool pool({.num_threads = threads, .spin = absl::Milliseconds(1)});
@@ -224,19 +289,25 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "kernels_bench: %s\n", ctx.status().ToString().c_str());
     return 1;
   }
-  Bench bench = {.ctx = *ctx, .isa = *isa, .pool = &pool, .seconds = seconds};
+  Bench bench = {
+      .ctx = *ctx, .isa = *isa, .pool = &pool, .seconds = seconds, .only_rows = only_rows};
   std::fill_n(bench.cold.as<char>(), bench.cold.size(),
               1);  // pages of its own, not the one page of zeros
-  std::printf("%s, %d threads; tenth percentiles; roofs: DRAM read, fma in registers\n",
+  std::printf("%s, %d threads; tenth percentiles; roofs: DRAM read, arithmetic in registers\n",
               IsaName(*isa), threads);
   std::printf("%-5s %6s %6s %4s  %8s %6s %6s  %8s %7s %6s  %9s\n", "", "N", "K", "m", "GB/s",
               "roof", "share", "GFLOP/s", "roof", "share", "us");
-  for (int64_t m : {1, 4, 16}) bench.Ffn(6, m);
   for (int64_t heads : {16, 128}) {
+    if (!format_name.empty() || only_rows > 0) break;
     for (int64_t position : {100, 1000, 4000}) bench.Attention(heads, 1, position);
     bench.Attention(heads, 16, 500);
   }
-  for (WeightFormat format : {WeightFormat::kBf16, WeightFormat::kF32}) {
+  for (WeightFormat format :
+       {WeightFormat::kQ8, WeightFormat::kQ4, WeightFormat::kBf16, WeightFormat::kF32}) {
+    if (!format_name.empty() && format_name != WeightFormatName(format)) continue;
+    for (int64_t m : {1, 4, 16, 64, 192}) {
+      if (only_rows == 0 || m == only_rows) bench.Ffn(format, 6, m);
+    }
     bench.Shape(format, 1408, 2048);
     bench.Shape(format, 2048, 1408);
     bench.Shape(format, 2048, 7168);

@@ -58,7 +58,7 @@ void AddModelFlags(FlagSet* flags, cluster::NodeOptions* node) {
 }
 
 void AddServerFlags(FlagSet* flags, cluster::NodeOptions* node, ProcessFlags* process) {
-  flags->AddOneOf("--isa", &node->isa, {"auto", "portable", "avx2", "avx512"},
+  flags->AddOneOf("--isa", &node->isa, {"auto", "portable", "avx2", "avx512", "avx512vnni"},
                   "instruction set of the kernels; all give the same bits");
   flags->Add("--threads", &node->threads, "compute threads a process; 0: one a core");
   flags->Add("--coverage-timeout", &node->coverage_timeout,

@@ -107,7 +107,7 @@ int RunVerify(const std::string& command, int argc, char** argv) {
             "file with one text a line; absent: random ids, which are harder");
   flags.Add("--max-tokens", &values.max_tokens, "tokens of each text at most");
   flags.Add("--seed", &values.seed, "of the random ids");
-  flags.AddOneOf("--isa", &values.node.isa, {"auto", "portable", "avx2", "avx512"},
+  flags.AddOneOf("--isa", &values.node.isa, {"auto", "portable", "avx2", "avx512", "avx512vnni"},
                  "instruction set of the kernels");
   flags.Add("--threads", &values.node.threads, "compute threads; 0: one a core");
   flags.Add("--max-kl", &values.max_kl, "fail if the mean divergence is larger, in nats; 0: never");

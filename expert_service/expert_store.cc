@@ -11,12 +11,6 @@ int64_t NumLayers(const model::ModelConfig& config) {
   return config.num_hidden_layers + config.num_nextn_predict_layers;
 }
 
-int64_t PackedBytes(kernels::WeightFormat format, int64_t n, int64_t k) {
-  constexpr int64_t kPanel = kernels::PackedMatrix::kPanel;
-  const int64_t value_bytes = format == kernels::WeightFormat::kBf16 ? 2 : 4;
-  return (n + kPanel - 1) / kPanel * kPanel * k * value_bytes;
-}
-
 }  // namespace
 
 ExpertStore::ExpertStore(const model::Checkpoint* checkpoint, const model::NumericProfile& profile,
@@ -118,8 +112,8 @@ int64_t ExpertStore::ExpertBytes(bool shared) const {
       model::ExpertPrefix(config, layer, shared ? config.shared_expert_id() : 0);
   const int64_t f = config.moe_intermediate_size * (shared ? config.n_shared_experts : 1);
   const auto bytes = [&](const char* tensor, int64_t n, int64_t k) {
-    return PackedBytes(weights::PackedFormat(*checkpoint_, prefix + tensor, profile_.weights), n,
-                       k);
+    return kernels::PackedMatrix::Bytes(
+        weights::PackedFormat(*checkpoint_, prefix + tensor, profile_.weights), n, k);
   };
   return bytes("gate_proj.weight", f, config.hidden_size) +
          bytes("up_proj.weight", f, config.hidden_size) +

@@ -12,6 +12,8 @@ const KernelTable* TableOf(Isa isa) {
       return &kAvx2Table;
     case Isa::kAvx512:
       return &kAvx512Table;
+    case Isa::kAvx512Vnni:
+      return &kAvx512VnniTable;
 #endif
     default:
       return &kPortableTable;
@@ -28,16 +30,19 @@ const char* IsaName(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Vnni:
+      return "avx512vnni";
   }
   return "unknown";
 }
 
 StatusOr<Isa> ParseIsa(const std::string& name) {
   if (name == "auto") return BestIsa();
-  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni}) {
     if (name == IsaName(isa)) return isa;
   }
-  return InvalidArgument("instruction set \"%s\": expected auto, portable, avx2 or avx512", name);
+  return InvalidArgument(
+      "instruction set \"%s\": expected auto, portable, avx2, avx512 or avx512vnni", name);
 }
 
 bool IsaSupported(Isa isa) {
@@ -52,6 +57,8 @@ bool IsaSupported(Isa isa) {
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("fma");
+    case Isa::kAvx512Vnni:
+      return IsaSupported(Isa::kAvx512) && __builtin_cpu_supports("avx512vnni");
   }
   return false;
 #else
@@ -60,6 +67,7 @@ bool IsaSupported(Isa isa) {
 }
 
 Isa BestIsa() {
+  if (IsaSupported(Isa::kAvx512Vnni)) return Isa::kAvx512Vnni;
   if (IsaSupported(Isa::kAvx512)) return Isa::kAvx512;
   return IsaSupported(Isa::kAvx2) ? Isa::kAvx2 : Isa::kPortable;
 }

@@ -8,11 +8,11 @@
 
 namespace atl::kernels {
 
-// All three give the same bits (docs/numerics.md): sums run over 16 virtual lanes, a lane being an
-// output.
-enum class Isa { kPortable, kAvx2, kAvx512 };
+// All give the same bits (docs/numerics.md): sums run over 16 virtual lanes, a lane being an
+// output. kAvx512Vnni differs from kAvx512 in the integer products of quantised weights alone.
+enum class Isa { kPortable, kAvx2, kAvx512, kAvx512Vnni };
 
-const char* IsaName(Isa isa);                     // "portable", "avx2", "avx512"
+const char* IsaName(Isa isa);                     // "portable", "avx2", "avx512", "avx512vnni"
 StatusOr<Isa> ParseIsa(const std::string& name);  // also "auto": BestIsa()
 bool IsaSupported(Isa isa);                       // by this CPU and operating system
 Isa BestIsa();

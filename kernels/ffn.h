@@ -31,7 +31,8 @@ int64_t GroupedFfnScratch(std::span<const FfnJob> jobs);
 // All jobs as one list over the pool's threads: gate and up in one pass with SwiGLU fused, then
 // down. h = act(silu(gate x) * (up x)); out = round(down h). silu(a) = a * Sigmoid(a)
 // (kernels/exact_math.h).
-//   act: rounding of h to the profile's activation type.  round: rounding of out to the wire type.
+//   act: rounding of h to the profile's activation type; a quantised `down` takes h to int8 itself.
+//   round: rounding of out to the wire type.
 // Bits: as matmul.h says; a row's result does not depend on the other rows or jobs.
 void GroupedFfn(const KernelContext& ctx, std::span<const FfnJob> jobs, Rounding act,
                 Rounding round, float* scratch);

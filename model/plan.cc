@@ -16,10 +16,17 @@ int64_t StoredBytes(const ModelConfig& c, const TensorSpec& spec) {
          CeilDiv(spec.shape[0], c.fp8_block) * CeilDiv(spec.shape[1], c.fp8_block) * 4;
 }
 
-// As weights/load_packed.h packs matrices: vectors stay float32.
+// As weights/load_packed.h packs matrices: vectors stay float32. Embedding and gate are never
+// quantised; a tied embedding is packed as the head as well.
 int64_t MemoryBytes(const ModelConfig& c, const NumericProfile& profile, const TensorSpec& spec) {
   if (spec.shape.size() == 1) return spec.params() * 4;
-  const bool bf16 = profile.weights == MatrixFormat::kBf16 || !(c.fp8 && spec.quantized);
+  const bool exact = spec.part == ModelPart::kEmbedding || spec.part == ModelPart::kGate;
+  const MatrixFormat format =
+      spec.name.ends_with("kv_b_proj.weight") ? profile.kv_b : profile.weights;
+  // A bf16 scale for each 32 weights.
+  if (format == MatrixFormat::kQ8 && !exact) return spec.params() * 17 / 16;
+  if (format == MatrixFormat::kQ4 && !exact) return spec.params() * 9 / 16;
+  const bool bf16 = format == MatrixFormat::kBf16 || !(c.fp8 && spec.quantized);
   return spec.params() * (bf16 ? 2 : 4);
 }
 

@@ -57,6 +57,8 @@ Status FillPanels(const model::Checkpoint& checkpoint, const std::string& tensor
 
 kernels::WeightFormat PackedFormat(const model::Checkpoint& checkpoint, const std::string& tensor,
                                    model::MatrixFormat rule) {
+  if (rule == model::MatrixFormat::kQ8) return kernels::WeightFormat::kQ8;
+  if (rule == model::MatrixFormat::kQ4) return kernels::WeightFormat::kQ4;
   const bool bf16 = rule == model::MatrixFormat::kBf16 || checkpoint.IsBf16(tensor);
   return bf16 ? kernels::WeightFormat::kBf16 : kernels::WeightFormat::kF32;
 }
@@ -101,6 +103,11 @@ StatusOr<kernels::FfnWeights> LoadFfn(const model::Checkpoint& checkpoint,
 kernels::Rounding RoundingOf(DType dtype) {
   ATL_CHECK(dtype == DType::kF32 || dtype == DType::kBf16);
   return dtype == DType::kBf16 ? kernels::Rounding::kBf16 : kernels::Rounding::kNone;
+}
+
+kernels::Rounding RoundingOf(model::Activations activations) {
+  return activations == model::Activations::kBf16 ? kernels::Rounding::kBf16
+                                                  : kernels::Rounding::kNone;
 }
 
 }  // namespace atl::weights

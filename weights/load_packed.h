@@ -28,7 +28,9 @@ StatusOr<kernels::FfnWeights> LoadFfn(const model::Checkpoint& checkpoint,
                                       const std::string& prefix, model::MatrixFormat rule,
                                       ThreadPool* pool);
 
-// kernels::Rounding of an activation, wire or cache type.
+// kernels::Rounding of a wire or cache type.
 kernels::Rounding RoundingOf(DType dtype);
+// Of what is handed from one product to the next. kInt8: none, the next product rounds.
+kernels::Rounding RoundingOf(model::Activations activations);
 
 }  // namespace atl::weights

@@ -20,4 +20,7 @@ inline constexpr float kExpMax =
     88.72283172607421875f;                // the largest float with a finite exponential
 inline constexpr float kExpMin = -87.3f;  // below: 0. Here e^x is still a normal number
 
+// 2^-100 as bits: a group whose largest magnitude is smaller is quantised to zeros.
+inline constexpr unsigned kQuantTinyBits = 0x0d800000u;
+
 }  // namespace atl::kernels

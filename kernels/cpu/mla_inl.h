@@ -22,8 +22,7 @@ static void MlaWiden(const BlockKeys& from, int64_t num, int64_t first, int64_t 
 
 static void MlaScores(const float* q, int64_t heads, int64_t k, const float* keys, int64_t ldk,
                       int64_t num, float* scores, int64_t ld) {
-  PanelUnit unit = {
-      .num_panels = 0, .bf16 = false, .k = k, .x = keys, .ldx = ldk, .row = nullptr, .m = num};
+  PanelUnit unit = {.num_panels = 0, .k = k, .x = keys, .ldx = ldk, .m = num};
   for (int64_t p = 0; p * 16 < heads; ++p) unit.w[unit.num_panels++] = q + p * k * 16;
   RunPanels(unit, 16, scores, ld, /*first=*/true);
 }
@@ -54,13 +53,7 @@ static void MlaSum(const float* prob, const float* keep, int64_t heads, const fl
     for (int64_t i = 0; i < cols; i += 16)
       Store(o + h * ldo + i, Mul(Load(o + h * ldo + i), Set1(keep[h])));
   }
-  PanelUnit unit = {.num_panels = 0,
-                    .bf16 = false,
-                    .k = num,
-                    .x = prob,
-                    .ldx = kBlockKeys,
-                    .row = nullptr,
-                    .m = heads};
+  PanelUnit unit = {.num_panels = 0, .k = num, .x = prob, .ldx = kBlockKeys, .m = heads};
   for (int64_t c = 0; c < cols; c += kUnitPanels * 16) {
     unit.num_panels = 0;
     for (int64_t p = c; p < cols && unit.num_panels < kUnitPanels; p += 16)

@@ -15,15 +15,44 @@ inline constexpr int kUnitHeads = 64;      // heads in a unit of attention
 inline constexpr int kBlockKeys = 64;      // mla.h kCacheBlock
 inline constexpr int kSegmentKeys = 1024;  // mla.h kSegment
 
+enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4 };  // matmul.h WeightFormat
+
+// Panels of quantised weights: groups of kGroup along K, two by two; each pair is a line of 2 x 16
+// scales (bf16), then the data of both. A last group without a neighbour has its line too.
+inline constexpr int64_t kGroup = 32;
+inline constexpr int64_t kScalesBytes = 64;
+// Data of a group of 16 outputs. kQ8: [kGroup / 4][16][4] bytes, four k of an output side by side,
+// 128 more than the signed value. kQ4: [kGroup / 8][16][4] bytes, k = 8 i + b below, k = 8 i + 4 +
+// b in the upper half, 8 more than the signed value.
+constexpr int64_t GroupBytes(bool q4) { return q4 ? 256 : 512; }
+constexpr int64_t ScalesOffset(bool q4, int64_t group) {
+  return group / 2 * (kScalesBytes + 2 * GroupBytes(q4)) + group % 2 * 32;
+}
+constexpr int64_t DataOffset(bool q4, int64_t group) {
+  return group / 2 * (kScalesBytes + 2 * GroupBytes(q4)) + kScalesBytes +
+         group % 2 * GroupBytes(q4);
+}
+
+// kGroup inputs of one row, quantised.
+struct QuantGroup {
+  int8_t q[kGroup];
+  float scale;
+  int32_t offset;  // -128 times the sum of q: undoes the 128 in the weights
+};
+static_assert(sizeof(QuantGroup) == 40);
+
 // Up to kUnitPanels panels of packed weights times up to kUnitRows rows.
 struct PanelUnit {
   const void* w[kUnitPanels] = {};
   int num_panels = 0;
-  bool bf16 = false;  // weights; else float32
+  bool pairs = false;  // panels of two matrices by turns
+  PanelFormat format = PanelFormat::kF32;
   int64_t k = 0;
-  const float* x = nullptr;
+  const float* x = nullptr;  // kF32, kBf16
   int64_t ldx = 0;
-  const int32_t* row = nullptr;  // [m] rows of x; null: 0, 1, ..., m-1
+  const QuantGroup* q = nullptr;  // kQ8, kQ4
+  int64_t ldq = 0;                // groups from one row to the next
+  const int32_t* row = nullptr;   // [m] rows of x or q; null: 0, 1, ..., m-1
   int64_t m = 0;
 };
 
@@ -46,8 +75,11 @@ struct SoftmaxState {
 struct KernelTable {
   // y [m, cols] = x W^T, cols <= 16 num_panels.
   void (*matmul_unit)(const PanelUnit& unit, float* y, int64_t ldy, int64_t cols, bool round_bf16);
-  // w holds num_panels / 2 panels of gate, then as many of up; h [m, cols] = silu(gate x) * up x.
+  // w holds panels of gate and up by turns; h [m, cols] = silu(gate x) * up x.
   void (*swiglu_unit)(const PanelUnit& unit, float* h, int64_t ldh, int64_t cols, bool round_bf16);
+
+  // out [ceil(k / kGroup)], zeros behind k. matmul.h defines the bits.
+  void (*quantize_row)(const float* x, int64_t k, QuantGroup* out);
 
   void (*rms_norm_row)(const float* x, const float* weight, float eps, int64_t n, float* y,
                        bool round_bf16);
@@ -98,6 +130,7 @@ extern const KernelTable kPortableTable;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Table;
 extern const KernelTable kAvx512Table;
+extern const KernelTable kAvx512VnniTable;
 #endif
 
 }  // namespace atl::kernels

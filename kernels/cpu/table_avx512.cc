@@ -1,7 +1,8 @@
-#include "kernels/cpu/vec_avx512.h"
-
 #define ATL_ISA avx512
+// clang-format off: the table uses the vectors.
+#include "kernels/cpu/vec_avx512.h"
 #include "kernels/cpu/table_inl.h"
+// clang-format on
 
 namespace atl::kernels {
 

@@ -1,10 +1,12 @@
-// All kernels for one instruction set. The including file defines ATL_ISA, the name of its vector
-// type's namespace.
+// All kernels for one instruction set. The including file defines ATL_ISA, the name of the
+// namespace, and has included its vector type.
 #include "kernels/cpu/constants.h"
 #include "kernels/cpu/table.h"
 
 // clang-format off: later files use earlier ones.
 #include "kernels/cpu/math_inl.h"
+#include "kernels/cpu/panels_inl.h"
+#include "kernels/cpu/quant_inl.h"
 #include "kernels/cpu/matmul_inl.h"
 #include "kernels/cpu/rows_inl.h"
 #include "kernels/cpu/mla_inl.h"
@@ -15,6 +17,7 @@ namespace atl::kernels::ATL_ISA {
 inline constexpr KernelTable kTable = {
     .matmul_unit = MatMulUnit,
     .swiglu_unit = SwigluUnit,
+    .quantize_row = QuantizeRow,
     .rms_norm_row = RmsNormRow,
     .add = AddRange,
     .f32_to_bf16 = F32ToBf16Range,

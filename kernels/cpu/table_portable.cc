@@ -1,7 +1,8 @@
-#include "kernels/cpu/vec_portable.h"
-
 #define ATL_ISA portable
+// clang-format off: the table uses the vectors.
+#include "kernels/cpu/vec_portable.h"
 #include "kernels/cpu/table_inl.h"
+// clang-format on
 
 namespace atl::kernels {
 

@@ -7,7 +7,7 @@
 
 #define ATL_INLINE static inline __attribute__((always_inline))
 
-namespace atl::kernels::avx2 {
+namespace atl::kernels::ATL_ISA {
 
 struct V {
   __m256 a, b;  // lanes 0..7 and 8..15
@@ -139,4 +139,76 @@ ATL_INLINE void StoreBf16N(uint16_t* p, V x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
-}  // namespace atl::kernels::avx2
+// 16 lanes of int32, or 16 x 4 bytes.
+struct Ints {
+  __m256i a, b;
+};
+
+// Rows of the integer register tile: of 16 registers 4 hold a group's sums and 4 the weights.
+inline constexpr int kQuantTileRows = 2;
+constexpr int QuantTilePanels(int rows) { return rows == 1 ? 2 : 1; }
+
+ATL_INLINE Ints SetInt(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+ATL_INLINE V ToFloat(Ints x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+ATL_INLINE Ints LoadBytes(const uint8_t* p) { return {LoadInts(p), LoadInts(p + 32)}; }
+// Each byte's lower or upper four bits, times 16.
+ATL_INLINE Ints LowNibbles(const uint8_t* p) {
+  const __m256i mask = _mm256_set1_epi8(-16);
+  return {_mm256_and_si256(_mm256_slli_epi16(LoadInts(p), 4), mask),
+          _mm256_and_si256(_mm256_slli_epi16(LoadInts(p + 32), 4), mask)};
+}
+ATL_INLINE Ints HighNibbles(const uint8_t* p) {
+  const __m256i mask = _mm256_set1_epi8(-16);
+  return {_mm256_and_si256(LoadInts(p), mask), _mm256_and_si256(LoadInts(p + 32), mask)};
+}
+
+// acc + the products of four unsigned bytes with four signed ones, exactly: as 16 bits, for
+// vpmaddubsw would saturate. Operands are made ready once and used for many sums.
+struct Bytes {
+  Ints even, odd;
+};
+ATL_INLINE Bytes Unsigned(Ints w) {
+  const __m256i mask = _mm256_set1_epi16(255);
+  return {{_mm256_and_si256(w.a, mask), _mm256_and_si256(w.b, mask)},
+          {_mm256_srli_epi16(w.a, 8), _mm256_srli_epi16(w.b, 8)}};
+}
+ATL_INLINE Bytes Signed(Ints x) {
+  return {{_mm256_srai_epi16(_mm256_slli_epi16(x.a, 8), 8),
+           _mm256_srai_epi16(_mm256_slli_epi16(x.b, 8), 8)},
+          {_mm256_srai_epi16(x.a, 8), _mm256_srai_epi16(x.b, 8)}};
+}
+ATL_INLINE __m256i Dot4Half(__m256i acc, __m256i we, __m256i wo, __m256i xe, __m256i xo) {
+  return _mm256_add_epi32(acc,
+                          _mm256_add_epi32(_mm256_madd_epi16(we, xe), _mm256_madd_epi16(wo, xo)));
+}
+ATL_INLINE Ints Dot4(Ints acc, Bytes w, Bytes x) {
+  return {Dot4Half(acc.a, w.even.a, w.odd.a, x.even.a, x.odd.a),
+          Dot4Half(acc.b, w.even.b, w.odd.b, x.even.b, x.odd.b)};
+}
+
+// The largest of the lanes' bits without their sign: of a NaN above all, then infinity.
+ATL_INLINE uint32_t MaxMagnitude(V x, V y) {
+  const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+  const auto bits = [mask](__m256 f) { return _mm256_and_si256(_mm256_castps_si256(f), mask); };
+  const __m256i m8 = _mm256_max_epi32(_mm256_max_epi32(bits(x.a), bits(x.b)),
+                                      _mm256_max_epi32(bits(y.a), bits(y.b)));
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128(m8), _mm256_extracti128_si256(m8, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(m));
+}
+// Lanes to the nearest integer, ties to even, at q [16]; returns their sum. |x| <= 127.
+ATL_INLINE int32_t StoreInt8(int8_t* q, V x) {
+  const __m256i a = _mm256_cvtps_epi32(x.a), b = _mm256_cvtps_epi32(x.b);
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(q),
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+  const __m256i s8 = _mm256_add_epi32(a, b);
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(s8), _mm256_extracti128_si256(s8, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
+  return _mm_cvtsi128_si32(s);
+}
+
+}  // namespace atl::kernels::ATL_ISA

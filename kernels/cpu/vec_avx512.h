@@ -1,4 +1,4 @@
-// 16 lanes of float32 in AVX-512 (F, BW, VL, DQ).
+// 16 lanes of float32 in AVX-512 (F, BW, VL, DQ; VNNI where the including file is compiled for it).
 #pragma once
 
 #include <immintrin.h>
@@ -7,7 +7,7 @@
 
 #define ATL_INLINE static inline __attribute__((always_inline))
 
-namespace atl::kernels::avx512 {
+namespace atl::kernels::ATL_ISA {
 
 struct V {
   __m512 v;
@@ -104,4 +104,64 @@ ATL_INLINE void StoreBf16N(uint16_t* p, V a, int64_t n) {
   _mm256_mask_storeu_epi16(p, FirstN(n), _mm512_cvtepi32_epi16(_mm512_srli_epi32(Bf16Bits(a), 16)));
 }
 
-}  // namespace atl::kernels::avx512
+// 16 lanes of int32, or 16 x 4 bytes.
+struct Ints {
+  __m512i v;
+};
+
+// Rows of the integer register tile, and panels with that many: 12 sums of a group, 12 of floats, 2
+// or 4 weights, 1 input.
+inline constexpr int kQuantTileRows = 6;
+constexpr int QuantTilePanels(int rows) { return rows <= 3 ? 4 : 2; }
+
+ATL_INLINE Ints SetInt(int32_t x) { return {_mm512_set1_epi32(x)}; }
+ATL_INLINE V ToFloat(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
+ATL_INLINE Ints LoadBytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+// Each byte's lower or upper four bits, times 16.
+ATL_INLINE Ints LowNibbles(const uint8_t* p) {
+  return {_mm512_and_si512(_mm512_slli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(-16))};
+}
+ATL_INLINE Ints HighNibbles(const uint8_t* p) {
+  return {_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(-16))};
+}
+
+// acc + the products of four unsigned bytes with four signed ones, exactly. Operands are made
+// ready once and used for many sums.
+#if defined(__AVX512VNNI__)
+using Bytes = Ints;
+ATL_INLINE Bytes Unsigned(Ints w) { return w; }
+ATL_INLINE Bytes Signed(Ints x) { return x; }
+ATL_INLINE Ints Dot4(Ints acc, Bytes w, Bytes x) {
+  return {_mm512_dpbusd_epi32(acc.v, w.v, x.v)};  // not dpbusds: nothing saturates
+}
+#else
+struct Bytes {
+  __m512i even, odd;  // as 16 bits: sums of two products fit in 32
+};
+ATL_INLINE Bytes Unsigned(Ints w) {
+  return {_mm512_and_si512(w.v, _mm512_set1_epi16(255)), _mm512_srli_epi16(w.v, 8)};
+}
+ATL_INLINE Bytes Signed(Ints x) {
+  return {_mm512_srai_epi16(_mm512_slli_epi16(x.v, 8), 8), _mm512_srai_epi16(x.v, 8)};
+}
+ATL_INLINE Ints Dot4(Ints acc, Bytes w, Bytes x) {
+  const __m512i even = _mm512_madd_epi16(w.even, x.even), odd = _mm512_madd_epi16(w.odd, x.odd);
+  return {_mm512_add_epi32(acc.v, _mm512_add_epi32(even, odd))};
+}
+#endif
+
+// The largest of the lanes' bits without their sign: of a NaN above all, then infinity.
+ATL_INLINE uint32_t MaxMagnitude(V a, V b) {
+  const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+  return _mm512_reduce_max_epu32(
+      _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(a.v), mask),
+                       _mm512_and_si512(_mm512_castps_si512(b.v), mask)));
+}
+// Lanes to the nearest integer, ties to even, at q [16]; returns their sum. |a| <= 127.
+ATL_INLINE int32_t StoreInt8(int8_t* q, V a) {
+  const __m512i ints = _mm512_cvtps_epi32(a.v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(ints));
+  return _mm512_reduce_add_epi32(ints);
+}
+
+}  // namespace atl::kernels::ATL_ISA

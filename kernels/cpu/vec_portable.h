@@ -5,7 +5,7 @@
 
 #define ATL_INLINE static inline __attribute__((always_inline))
 
-namespace atl::kernels::portable {
+namespace atl::kernels::ATL_ISA {
 
 struct V {
   float v[16];
@@ -123,4 +123,76 @@ ATL_INLINE void StoreBf16N(uint16_t* p, const V& a, int64_t n) {
 }
 ATL_INLINE void StoreBf16(uint16_t* p, const V& a) { StoreBf16N(p, a, 16); }
 
-}  // namespace atl::kernels::portable
+// 16 lanes of int32.
+struct Ints {
+  int32_t v[16];
+};
+// 16 lanes of four bytes.
+struct Bytes {
+  uint8_t v[64];
+};
+
+inline constexpr int kQuantTileRows = 4;
+constexpr int QuantTilePanels(int /*rows*/) { return 1; }
+
+ATL_INLINE Ints SetInt(int32_t x) {
+  Ints r;
+  for (int i = 0; i < 16; ++i) r.v[i] = x;
+  return r;
+}
+ATL_INLINE V ToFloat(const Ints& a) {
+  return Lanes([&](int i) { return static_cast<float>(a.v[i]); });
+}
+ATL_INLINE Bytes LoadBytes(const uint8_t* p) {
+  Bytes r;
+  for (int i = 0; i < 64; ++i) r.v[i] = p[i];
+  return r;
+}
+// Each byte's lower or upper four bits, times 16.
+ATL_INLINE Bytes LowNibbles(const uint8_t* p) {
+  Bytes r;
+  for (int i = 0; i < 64; ++i) r.v[i] = static_cast<uint8_t>(p[i] << 4);
+  return r;
+}
+ATL_INLINE Bytes HighNibbles(const uint8_t* p) {
+  Bytes r;
+  for (int i = 0; i < 64; ++i) r.v[i] = p[i] & 0xf0;
+  return r;
+}
+ATL_INLINE Bytes Unsigned(const Bytes& w) { return w; }
+ATL_INLINE Ints Signed(const Ints& x) { return x; }
+// acc + the products of four unsigned bytes with four signed ones: lanes of x are those four, the
+// first in the lowest bits.
+ATL_INLINE Ints Dot4(Ints acc, const Bytes& w, const Ints& x) {
+  for (int i = 0; i < 16; ++i) {
+    for (int b = 0; b < 4; ++b) {
+      const int8_t input = static_cast<int8_t>(static_cast<uint32_t>(x.v[i]) >> (8 * b));
+      acc.v[i] += static_cast<int32_t>(w.v[4 * i + b]) * input;
+    }
+  }
+  return acc;
+}
+
+// The largest of the lanes' bits without their sign: of a NaN above all, then infinity.
+ATL_INLINE uint32_t MaxMagnitude(const V& a, const V& b) {
+  uint32_t most = 0;
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t x = ToBits(a.v[i]) & 0x7fffffffu, y = ToBits(b.v[i]) & 0x7fffffffu;
+    most = x > most ? x : most;
+    most = y > most ? y : most;
+  }
+  return most;
+}
+// Lanes to the nearest integer, ties to even, at q [16]; returns their sum. |a| <= 127.
+ATL_INLINE int32_t StoreInt8(int8_t* q, const V& a) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  int32_t sum = 0;
+  for (int i = 0; i < 16; ++i) {
+    const int32_t x = static_cast<int32_t>((a.v[i] + kMagic) - kMagic);
+    q[i] = static_cast<int8_t>(x);
+    sum += x;
+  }
+  return sum;
+}
+
+}  // namespace atl::kernels::ATL_ISA

@@ -183,7 +183,7 @@ class LocalToolsTest(unittest.TestCase):
         texts = os.path.join(DEMO, "making", "corpus", "paragraphs.txt")
         ended = atoll("verify", "--model", DEMO, "--texts", texts, "--max-kl", "0.005", "--min-top1", "0.99")
         self.assertEqual(ended.returncode, 0, ended.stdout + ended.stderr)
-        self.assertRegex(ended.stdout, r"^bf16 against reference at \d{4,} positions\n")
+        self.assertRegex(ended.stdout, r"^q8 against reference at \d{4,} positions\n")
         # The same command fails where a bound is passed.
         self.assertEqual(atoll("verify", "--model", DEMO, "--texts", texts, "--max-kl", "1e-12").returncode, 1)
 

@@ -170,8 +170,8 @@ std::vector<Arrangement> Arrangements() {
   for (const int threads : {1, 2, 4}) {
     all.push_back({"Threads" + std::to_string(threads), [=](auto* o) { o->threads = threads; }});
   }
-  for (const kernels::Isa isa :
-       {kernels::Isa::kPortable, kernels::Isa::kAvx2, kernels::Isa::kAvx512}) {
+  for (const kernels::Isa isa : {kernels::Isa::kPortable, kernels::Isa::kAvx2,
+                                 kernels::Isa::kAvx512, kernels::Isa::kAvx512Vnni}) {
     std::string name = kernels::IsaName(isa);
     name[0] = static_cast<char>(std::toupper(name[0]));
     all.push_back({"Isa" + name, [=](auto* o) { o->isa = kernels::IsaName(isa); }});
@@ -211,6 +211,24 @@ INSTANTIATE_TEST_SUITE_P(Presets, EqualityTest,
                          ::testing::Combine(::testing::ValuesIn(::atl::testing::GoldenPresets()),
                                             ::testing::Values("bf16"),
                                             ::testing::ValuesIn(Arrangements())),
+                         CaseName);
+
+// Quantised weights have kernels of their own; what lies between nodes is as with bf16.
+std::vector<Arrangement> QuantisedArrangements() {
+  std::vector<Arrangement> chosen;
+  for (const Arrangement& arrangement : Arrangements()) {
+    for (const char* start : {"Experts", "InprocService", "Attention2", "Chunk", "StepOf5", "OneM",
+                              "OneS", "Threads", "Isa"}) {
+      if (arrangement.name.starts_with(start)) chosen.push_back(arrangement);
+    }
+  }
+  return chosen;
+}
+
+INSTANTIATE_TEST_SUITE_P(Quantised, EqualityTest,
+                         ::testing::Combine(::testing::Values("demo", "v2_lite"),
+                                            ::testing::Values("q8", "q4"),
+                                            ::testing::ValuesIn(QuantisedArrangements())),
                          CaseName);
 
 // Cases that need more than another arrangement of the same requests.

@@ -69,6 +69,9 @@ TEST_F(ExpertStoreTest, ExpertBytesFollowTheProfile) {
   // 128.
   EXPECT_EQ(MakeStore(0, "bf16").ExpertBytes(false), 3 * 64 * 128 * 2);
   EXPECT_EQ(MakeStore(0, "bf16").ExpertBytes(true), 3 * 64 * 128 * 2);
+  // 8.5 and 4.5 bits a weight.
+  EXPECT_EQ(MakeStore(0, "q8").ExpertBytes(false), 3 * 64 * 128 * 17 / 16);
+  EXPECT_EQ(MakeStore(0, "q4").ExpertBytes(true), 3 * 64 * 128 * 9 / 16);
   auto fp8 = model::Checkpoint::Open(atl::testing::GoldenCheckpointDir("v3_fp8"));
   ASSERT_TRUE(fp8.ok()) << fp8.status();
   const int64_t f = (*fp8)->config().moe_intermediate_size, d = (*fp8)->config().hidden_size;

@@ -6,7 +6,7 @@ namespace atl::kernels {
 namespace {
 
 TEST(Context, NamesGoRoundTrip) {
-  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512})
+  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni})
     EXPECT_EQ(*ParseIsa(IsaName(isa)), isa);
   EXPECT_EQ(*ParseIsa("auto"), BestIsa());
   const auto unknown = ParseIsa("sse9");
@@ -27,7 +27,7 @@ TEST(Context, BestIsSupportedAndTablesDiffer) {
 }
 
 TEST(Context, AnUnsupportedIsaIsRefused) {
-  for (Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni}) {
     EXPECT_EQ(MakeKernelContext(isa, nullptr).ok(), IsaSupported(isa));
   }
 }

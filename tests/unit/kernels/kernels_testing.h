@@ -19,7 +19,7 @@ namespace atl::kernels {
 
 inline std::vector<Isa> SupportedIsas() {
   std::vector<Isa> isas;
-  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni}) {
     if (IsaSupported(isa)) isas.push_back(isa);
   }
   return isas;

@@ -27,6 +27,29 @@ Plan Make(const PlanOptions& options) {
   return *std::move(plan);
 }
 
+TEST(Plan, QuantisedProfilesSpareEmbeddingAndGate) {
+  for (const auto& [profile, sixteenths] : {std::pair{"q8", 17}, std::pair{"q4", 9}}) {
+    const Plan plan = Make(Options("v3", profile));
+    for (const PartSize& part : plan.parts) {
+      if (part.part == ModelPart::kRoutedExpert || part.part == ModelPart::kHead) {
+        EXPECT_EQ(part.memory_bytes * 16, part.params * sixteenths);
+      } else if (part.part == ModelPart::kEmbedding) {
+        EXPECT_EQ(part.memory_bytes, part.params * 2);
+      }
+    }
+  }
+  // kv_b is kept in 8 bits: 61 layers of 2 x 128 heads x 128 x 512.
+  const auto attention = [](const std::string& profile) {
+    for (const PartSize& part : Make(Options("v3", profile)).parts) {
+      if (part.part == ModelPart::kAttention) return part;
+    }
+    return PartSize{};
+  };
+  const int64_t kv_b = int64_t{61} * 2 * 128 * 128 * 512;
+  const PartSize q4 = attention("q4"), q8 = attention("q8");
+  EXPECT_EQ((q8.memory_bytes - q4.memory_bytes) * 16, (q4.params - kv_b) * 8);
+}
+
 struct Published {
   std::string preset;
   double total_b, total_tolerance;  // billions; the tolerance is half of the last digit that is

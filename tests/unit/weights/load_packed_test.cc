@@ -96,6 +96,35 @@ TEST(LoadPacked, ThreadsChangeNoByte) {
   }
 }
 
+TEST(LoadPacked, QuantisesFromWhatTheCheckpointHolds) {
+  const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v3_fp8");
+  ThreadPool pool({.num_threads = 3});
+  const std::string tensor = "model.layers.0.mlp.down_proj.weight";
+  const std::vector<float> all = *checkpoint->ReadAll(tensor);
+  for (const auto& [rule, format, steps] : {std::tuple{MatrixFormat::kQ8, WeightFormat::kQ8, 127},
+                                            std::tuple{MatrixFormat::kQ4, WeightFormat::kQ4, 8}}) {
+    const StatusOr<PackedMatrix> packed = LoadPacked(*checkpoint, tensor, rule, &pool);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    EXPECT_EQ(packed->format(), format);
+    std::vector<float> row(packed->k());
+    for (int64_t n = 0; n < packed->n(); ++n) {
+      packed->ReadRow(n, row.data());
+      for (int64_t k = 0; k < packed->k(); k += 32) {
+        const int64_t count = std::min<int64_t>(32, packed->k() - k);
+        const float* exact = &all[n * packed->k() + k];
+        float most = 0, error = 0;
+        for (int64_t i = 0; i < count; ++i) {
+          most = std::max(most, std::abs(exact[i]));
+          error = std::max(error, std::abs(row[k + i] - exact[i]));
+        }
+        // Half a step, or a whole one where 4 bits have no code for +8; the scale's own rounding to
+        // 8 bits moves the largest by up to 1 / 256.
+        ASSERT_LE(error, most * ((steps == 8 ? 1.0f : 0.5f) / static_cast<float>(steps) + 0x1p-8f));
+      }
+    }
+  }
+}
+
 TEST(LoadPacked, Errors) {
   const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v3");
   EXPECT_EQ(LoadPacked(*checkpoint, "nothing", MatrixFormat::kExact, nullptr).status().code(),
@@ -146,6 +175,9 @@ TEST(LoadFfn, TakesTheThreeMatricesUnderAPrefix) {
 TEST(RoundingOf, OfTypes) {
   EXPECT_EQ(RoundingOf(DType::kF32), kernels::Rounding::kNone);
   EXPECT_EQ(RoundingOf(DType::kBf16), kernels::Rounding::kBf16);
+  EXPECT_EQ(RoundingOf(model::Activations::kF32), kernels::Rounding::kNone);
+  EXPECT_EQ(RoundingOf(model::Activations::kBf16), kernels::Rounding::kBf16);
+  EXPECT_EQ(RoundingOf(model::Activations::kInt8), kernels::Rounding::kNone);
 }
 
 }  // namespace
