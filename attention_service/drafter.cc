@@ -40,18 +40,30 @@ bool Drafter::Decodes(const Step::Part& part) const {
   return part.sequence != nullptr && part.sequence->remaining() == 1;
 }
 
-void Drafter::Draft(const Step& step, const float* hidden) {
-  const int64_t num_decoding = std::count_if(step.parts.begin(), step.parts.end(),
-                                             [this](const auto& part) { return Decodes(part); });
-  const int depth = absl::Now() < paused_until_ ? 0 : policy_.Depth(num_decoding);
-  Collect(step, hidden, depth);
+void Drafter::Draft(const Step& step, const float* hidden, absl::Duration took) {
+  depth_ = ChooseDepth(step, took);
+  const absl::Time began = absl::Now();
+  Collect(step, hidden, depth_);
   if (!feed_rows_.empty()) runner_->FeedMtp(feed_rows_, step.block_tables, feed_states_.data());
-  Extend(step, depth);
+  Extend(step, depth_);
+  guessing_time_ = absl::Now() - began;
   if (!hook_) return;
   for (const Step::Part& part : step.parts) {
     if (Decodes(part) && !part.sequence->drafts.empty())
       hook_(*part.sequence, &part.sequence->drafts);
   }
+}
+
+int Drafter::ChooseDepth(const Step& step, absl::Duration took) {
+  if (std::all_of(step.parts.begin(), step.parts.end(),
+                  [](const auto& part) { return part.num_rows - part.num_drafts == 1; })) {
+    policy_.Took(static_cast<int64_t>(step.parts.size()), depth_,
+                 absl::ToDoubleSeconds(guessing_time_ + took));
+  }
+  if (absl::Now() < paused_until_) return 0;
+  if (options_.speculate_always) return options_.speculate;
+  return policy_.Depth(std::count_if(step.parts.begin(), step.parts.end(),
+                                     [this](const auto& part) { return Decodes(part); }));
 }
 
 // Every computed position has its next token by now. The last ones of sequences that are to be

@@ -34,8 +34,9 @@ class Drafter {
   // `step` was computed and its tokens taken (Scheduler::Computed); hidden [rows, D]: the state
   // after model.norm of all its rows. Parts without a sequence have ended. Brings the MTP layer's
   // latents up to each sequence's last computed position, and fills in `drafts` of those that
-  // decode. Never fails: without experts for it guessing pauses, which is logged.
-  void Draft(const Step& step, const float* hidden);
+  // decode. `took`: the step, without Draft. Never fails: without experts for it guessing pauses,
+  // which is logged.
+  void Draft(const Step& step, const float* hidden, absl::Duration took);
 
   // Of a part's guesses the first `right` were right; `wrong`: and the next one was not.
   void Record(int64_t right, bool wrong) { policy_.Record(right, wrong); }
@@ -50,6 +51,7 @@ class Drafter {
     StepRow row;
   };
 
+  int ChooseDepth(const Step& step, absl::Duration took);
   int64_t MostDrafts(const Sequence& s) const;
   bool Decodes(const Step::Part& part) const;
   void Collect(const Step& step, const float* hidden, int depth);
@@ -63,6 +65,8 @@ class Drafter {
   const EngineOptions options_;
   DraftPolicy policy_;
   Hook hook_;
+  int depth_ = 0;                 // of the guesses made last
+  absl::Duration guessing_time_;  // that they took
   absl::Time paused_until_ = absl::InfinitePast();
   absl::Duration pause_;
 

@@ -215,6 +215,7 @@ bool Engine::StepOnce() {
     End(std::move(sequence), status);
   };
   if (!scheduler_.Plan(&step_, refuse)) return false;
+  const absl::Time began = absl::Now();
   PlanLogits();
   hidden_.resize(hidden_rows_.size() * weights_->config.hidden_size);
   const Status status =
@@ -229,7 +230,7 @@ bool Engine::StepOnce() {
   }
   FinishStep();
   if (drafter_ != nullptr) {
-    drafter_->Draft(step_, hidden_.data());
+    drafter_->Draft(step_, hidden_.data(), absl::Now() - began);
     stats_.dispatched_rows = runner_.dispatched_rows();
   }
   return true;

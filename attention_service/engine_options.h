@@ -18,6 +18,8 @@ struct EngineOptions {
   bool prefix_cache = true;
   int micro_batches = 2;       // 1: no ping-pong
   int64_t context_length = 0;  // 0: the model's max_position_embeddings
+  bool speculate_always =
+      false;          // as deep as allowed, whether it pays or not: for tests and measurements
   int speculate = 0;  // tokens guessed ahead at most, by the MTP layer; 0: none (drafter.h)
 };
 

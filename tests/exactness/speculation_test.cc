@@ -53,6 +53,7 @@ ThreadClusterOptions Options(const std::string& model, int speculate) {
   options.num_experts = 1;
   options.engine.prefix_cache = false;
   options.engine.speculate = speculate;
+  options.engine.speculate_always = true;
   return options;
 }
 
@@ -144,6 +145,12 @@ TEST_P(SpeculationTest, EachAlone) {
         << "request " << i;
   }
   EXPECT_GT(cluster->attention(0)->stats().drafted_tokens, 0);
+}
+
+TEST_P(SpeculationTest, AsDeepAsPays) {
+  ThreadClusterOptions options = With();
+  options.engine.speculate_always = false;
+  ExpectSame(options);
 }
 
 TEST_P(SpeculationTest, ExpertNodes) {
@@ -298,12 +305,13 @@ INSTANTIATE_TEST_SUITE_P(Models, SpeculationTest,
 // Guesses made by the test instead of the MTP layer.
 class GuessTest : public ::testing::Test {
  protected:
-  void Open(int speculate) {
+  void Open(int speculate, bool always = true) {
     LocalStackOptions options;
     options.model_dir = ::atl::testing::DemoModelDir();
     options.threads = 1;
     options.num_expert_nodes = 2;
     options.engine.speculate = speculate;
+    options.engine.speculate_always = always;
     options.engine.prefix_cache = false;
     auto stack = LocalStack::Open(options);
     ASSERT_TRUE(stack.ok()) << stack.status();
@@ -348,7 +356,7 @@ TEST_F(GuessTest, AlwaysRightSavesAStepAGuess) {
 }
 
 TEST_F(GuessTest, AlwaysWrongIsGivenUp) {
-  Open(1);
+  Open(1, /*always=*/false);
   const auto start = MakeSampledStart(stack_->checkpoint(), stack_->profile(), {5, 6, 7}, 200, 3);
   const Answer expected = Known(start);
   ASSERT_EQ(expected.ids.size(), 200);
@@ -357,8 +365,8 @@ TEST_F(GuessTest, AlwaysWrongIsGivenUp) {
   EXPECT_EQ(stats().accepted_tokens, 0);
   EXPECT_EQ(stats().steps, 200);
   EXPECT_EQ(stats().decode_tokens, 199);
-  EXPECT_GT(stats().drafted_tokens, 10);
-  EXPECT_LT(stats().drafted_tokens, 60) << "guesses that are always wrong go on";
+  EXPECT_GT(stats().drafted_tokens, 0);
+  EXPECT_LT(stats().drafted_tokens, 100) << "guesses that are always wrong go on";
 }
 
 // Every third guess wrong, at places that differ from request to request, many sequences a step.
@@ -401,6 +409,7 @@ TEST(SpeculationAcceptanceTest, TheDemoModelGuessesItsAnswers) {
   options.model_dir = ::atl::testing::DemoModelDir();
   options.threads = 1;
   options.engine.speculate = 1;
+  options.engine.speculate_always = true;
   auto stack = LocalStack::Open(options);
   ASSERT_TRUE(stack.ok()) << stack.status();
   (*stack)->Start();
