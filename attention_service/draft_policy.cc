@@ -9,9 +9,9 @@ namespace atl::attention {
 namespace {
 
 constexpr double kGuessWeight = 1.0 / 64;  // of one guess in the average
-constexpr double kTimeWeight = 1.0 / 8;    // of one step's time
-// A step that was held up counts no more than so many times the average.
-constexpr double kOutlier = 2;
+// Of one step's time: hiccups only ever make a step longer, so the average keeps near the shortest.
+constexpr double kShorterWeight = 1.0 / 2;
+constexpr double kLongerWeight = 1.0 / 32;
 constexpr uint64_t kStepsBetweenProbes = 64;
 
 // Numbers of sequences alike enough to share their costs.
@@ -61,8 +61,12 @@ void DraftPolicy::Took(int64_t num_sequences, int depth, double seconds) {
   if (num_sequences <= 0 || num_sequences > kMaxRows) return;
   double& average = costs_[Bucket(num_sequences)][depth].seconds;
   const double sample = std::max(seconds, 1e-9) / static_cast<double>(num_sequences);
-  average = average == 0 ? sample
-                         : average + kTimeWeight * (std::min(sample, kOutlier * average) - average);
+  if (average == 0) {
+    average = sample;
+  } else {
+    const double weight = sample < average ? kShorterWeight : kLongerWeight;
+    average += weight * (std::min(sample, 2 * average) - average);
+  }
 }
 
 }  // namespace atl::attention
