@@ -2,9 +2,10 @@
 // and a second of CPU time (on a machine that others use too, the steadier one), how many guesses
 // are right, and what the speed-up is.
 //   speculate_bench --model DIR [--depths 0,1,2] [--batches 1,4,16] [--rounds N] [--tokens N]
-//                   [--temperature T] [--always] [--threads N] [--profile NAME]
-// Prompts are those of the checkpoint's expected.json (models/demo), or random ids. Prints a table
-// and a line of JSON a row.
+//                   [--temperature T] [--always] [--right] [--threads N] [--profile NAME]
+// --right: the MTP layer's guesses are replaced by what comes, at the same cost; with random
+// weights that shows what guesses are worth where the layer is trained. Prompts are those of the
+// checkpoint's expected.json (models/demo), or random ids. Prints a table and a line of JSON a row.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
@@ -12,13 +13,16 @@
 #include <cstdio>
 #include <ctime>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/mutex.h"
 #include "local/local_stack.h"
 
 namespace atl::bench {
@@ -34,6 +38,30 @@ struct Flags {
   int tokens = 64;
   float temperature = 0;
   bool always = false;
+  bool right = false;
+};
+
+// Answers by request, as the first depth gave them: for --right.
+class Answers {
+ public:
+  void Add(const std::string& request, const pb::RunResponse& response) {
+    absl::MutexLock lock(&mu_);
+    auto& ids = ids_[request];
+    ids.insert(ids.end(), response.token_ids().begin(), response.token_ids().end());
+  }
+  // The tokens that come, where they are known.
+  void Guess(const attention::Sequence& s, std::vector<uint32_t>* drafts) {
+    absl::MutexLock lock(&mu_);
+    const auto found = ids_.find(s.start.request_id());
+    for (size_t i = 0; found != ids_.end() && i < drafts->size(); ++i) {
+      const size_t place = s.num_generated() + i;
+      if (place < found->second.size()) (*drafts)[i] = found->second[place];
+    }
+  }
+
+ private:
+  absl::Mutex mu_;
+  std::map<std::string, std::vector<uint32_t>> ids_ ABSL_GUARDED_BY(mu_);
 };
 
 double Now() {
@@ -64,13 +92,16 @@ std::vector<std::vector<uint32_t>> Prompts(const std::string& model_dir, uint32_
 
 // Counts the tokens of one run, and tells when it has ended.
 struct Observer : attention::RunObserver {
-  Observer(std::atomic<int64_t>* tokens, absl::BlockingCounter* ended)
-      : tokens(tokens), ended(ended) {}
-  void OnResponse(pb::RunResponse response) override { *tokens += response.token_ids_size(); }
+  void OnResponse(pb::RunResponse response) override {
+    *tokens += response.token_ids_size();
+    if (answers != nullptr) answers->Add(request, response);
+  }
   void OnDone(const Status&) override { ended->DecrementCount(); }
 
-  std::atomic<int64_t>* const tokens;
-  absl::BlockingCounter* const ended;
+  std::string request;
+  std::atomic<int64_t>* tokens = nullptr;
+  absl::BlockingCounter* ended = nullptr;
+  Answers* answers = nullptr;  // null: known already
   std::unique_ptr<attention::Run> run;
 };
 
@@ -80,7 +111,7 @@ struct Rate {
 };
 
 // Every prompt once, as many at a time as the engine runs.
-Rate RunPrompts(local::LocalStack* stack, const Flags& flags, int round) {
+Rate RunPrompts(local::LocalStack* stack, const Flags& flags, Answers* answers) {
   const model::ModelConfig& c = stack->checkpoint().config();
   const auto prompts = Prompts(flags.stack.model_dir, static_cast<uint32_t>(c.vocab_size));
   std::atomic<int64_t> tokens{0};
@@ -89,7 +120,7 @@ Rate RunPrompts(local::LocalStack* stack, const Flags& flags, int round) {
   const double begin = Now(), cpu_begin = CpuNow();
   for (const auto& prompt : prompts) {
     pb::RunStart start;
-    start.set_request_id(absl::StrCat(round, "-", observers.size()));
+    start.set_request_id(absl::StrCat(observers.size()));
     start.set_revision(stack->checkpoint().revision());
     start.set_numerics_id(model::NumericsId(stack->profile()));
     start.mutable_prompt_ids()->Add(prompt.begin(), prompt.end());
@@ -102,7 +133,11 @@ Rate RunPrompts(local::LocalStack* stack, const Flags& flags, int round) {
     sampling->set_top_p(1);
     sampling->set_repetition_penalty(1);
     sampling->set_seed(observers.size());
-    observers.push_back(std::make_unique<Observer>(&tokens, &ended));
+    observers.push_back(std::make_unique<Observer>());
+    observers.back()->request = start.request_id();
+    observers.back()->tokens = &tokens;
+    observers.back()->ended = &ended;
+    observers.back()->answers = answers;
     observers.back()->run = stack->engine()->Start(start, observers.back().get());
   }
   ended.Wait();
@@ -136,6 +171,7 @@ Status Run(const Flags& flags) {
               "tokens/CPU s", "ratio", "accepted", "guesses", "tokens a step");
   for (const int batch : flags.batches) {
     std::vector<Case> cases;
+    Answers answers;
     for (const int depth : flags.depths) {
       local::LocalStackOptions options = flags.stack;
       options.engine.speculate = depth;
@@ -144,12 +180,19 @@ Status Run(const Flags& flags) {
       options.engine.prefix_cache = false;
       Case& one = cases.emplace_back(Case{.batch = batch, .depth = depth});
       ATL_ASSIGN_OR_RETURN(one.stack, local::LocalStack::Open(options));
+      if (flags.right && depth > 0) {
+        one.stack->engine()->SetDraftHookForTest(
+            [&answers](const attention::Sequence& s, std::vector<uint32_t>* drafts) {
+              answers.Guess(s, drafts);
+            });
+      }
       one.stack->Start();
     }
     // Turn by turn: what disturbs the machine disturbs all depths alike. The first is to warm up.
     for (int round = 0; round <= flags.rounds; ++round) {
       for (Case& one : cases) {
-        const Rate rate = RunPrompts(one.stack.get(), flags, round);
+        const Rate rate = RunPrompts(one.stack.get(), flags,
+                                     round == 0 && &one == &cases.front() ? &answers : nullptr);
         if (round == 0) continue;
         one.best.wall = std::max(one.best.wall, rate.wall);
         one.best.cpu = std::max(one.best.cpu, rate.cpu);
@@ -182,6 +225,8 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 1000));
   app.add_option("--temperature", flags.temperature, "0: greedy")->check(CLI::Range(0.0, 10.0));
   app.add_flag("--always", flags.always, "as deep as allowed, whether it pays or not");
+  app.add_flag("--right", flags.right,
+               "take guesses from the first depth's answers: all are right");
   CLI11_PARSE(app, argc, argv);
   const atl::Status status = atl::bench::Run(flags);
   if (!status.ok())
