@@ -1,3 +1,4 @@
+#include "attention_service/engine.h"
 #include "cli/cluster_layout.h"
 #include "cli/commands.h"
 #include "cli/server_loop.h"
@@ -7,9 +8,12 @@ namespace atl::cli {
 namespace {
 
 // What would end every child, said once.
-Status CheckModel(const std::string& dir) {
-  ATL_ASSIGN_OR_RETURN(const auto checkpoint, model::Checkpoint::Open(dir));
-  return model::CheckServable(checkpoint->config());
+Status CheckModel(const ClusterOptions& options) {
+  ATL_ASSIGN_OR_RETURN(const auto checkpoint, model::Checkpoint::Open(options.node.model_dir));
+  const model::ModelConfig& config = checkpoint->config();
+  ATL_RETURN_IF_ERROR(model::CheckServable(config));
+  ATL_ASSIGN_OR_RETURN(const auto profile, model::FindProfile(options.node.profile));
+  return attention::ResolveEngineOptions(options.engine, config, profile).status();
 }
 
 }  // namespace
@@ -45,7 +49,7 @@ int RunCluster(const std::string& command, int argc, char** argv) {
   if (!checked.ok()) return flags.Mistake(std::string(checked.message()));
 
   InitLog("cluster", ParseLogLevel(options.process.log_level));
-  const Status model = CheckModel(options.node.model_dir);
+  const Status model = CheckModel(options);
   if (!model.ok()) return Fail(command, model);
   const StatusOr<ClusterLayout> layout = LayOutCluster(options);
   if (!layout.ok()) return Fail(command, layout.status());

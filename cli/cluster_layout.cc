@@ -38,6 +38,7 @@ ChildSpec RouterChild(const ClusterOptions& options, int idx, const ReservedPort
   router.max_concurrent_requests = options.max_concurrent_requests;
   router.max_queued_requests = options.max_queued_requests;
   router.context_length = options.engine.context_length;
+  router.speculate = options.engine.speculate;
   router.min_replicas = options.min_replicas;
   router.settle = options.settle;
   return {"router", router.node.name, RouterArguments(router, options.process)};

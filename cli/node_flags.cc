@@ -113,6 +113,12 @@ void AddEngineFlags(FlagSet* flags, attention::EngineOptions* engine) {
              "parts of a step that overlap attention and experts");
   flags->Add("--context", &engine->context_length,
              "positions of a sequence at most; 0: as the model says");
+  AddSpeculateFlag(flags, &engine->speculate);
+}
+
+void AddSpeculateFlag(FlagSet* flags, int* speculate) {
+  flags->Add("--speculate", speculate,
+             "tokens guessed ahead with the model's MTP layer, 0 to 4; 0: none");
 }
 
 void AddDispatchFlag(FlagSet* flags, std::string* dispatch) {
@@ -175,6 +181,7 @@ std::vector<std::string> EngineArguments(const attention::EngineOptions& engine)
   arguments.Add("--prefix-cache", engine.prefix_cache);
   arguments.Add("--micro-batches", int64_t{engine.micro_batches});
   arguments.Add("--context", engine.context_length);
+  arguments.Add("--speculate", int64_t{engine.speculate});
   return arguments.Take();
 }
 

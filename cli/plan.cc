@@ -4,6 +4,7 @@
 
 #include "cli/commands.h"
 #include "cli/flag_set.h"
+#include "cli/node_flags.h"
 #include "cli/server_loop.h"
 #include "model/presets.h"
 
@@ -14,11 +15,13 @@ struct PlanFlags {
   std::string model, profile = model::kDefaultProfile;
   model::PlanOptions options;
   double bandwidth_gb = 0, gflops = 0;
+  int speculate = 0;
 };
 
 StatusOr<std::string> MakePlanText(PlanFlags* values) {
   model::PlanOptions& options = values->options;
   options.name = values->model;
+  options.speculate = values->speculate > 0;
   options.bandwidth_bytes_per_s = values->bandwidth_gb * 1e9;
   options.flops_per_s = values->gflops * 1e9;
   ATL_ASSIGN_OR_RETURN(options.config, model::ResolveModelConfig(values->model));
@@ -47,6 +50,7 @@ int RunPlan(const std::string& command, int argc, char** argv) {
   flags.Add("--context", &values.options.context_tokens, "tokens of a sequence, prompt and answer");
   flags.Add("--sequences", &values.options.num_sequences,
             "sequences that run at once in the whole cluster");
+  AddSpeculateFlag(&flags, &values.speculate);
   flags.Add("--bandwidth", &values.bandwidth_gb, "GB/s that an expert node reads memory at");
   flags.Add("--gflops", &values.gflops, "GFLOP/s of an expert node");
   if (const auto code = flags.Parse(argc, argv)) return *code;

@@ -32,12 +32,18 @@ int64_t MemoryBytes(const ModelConfig& c, const NumericProfile& profile, const T
 
 using Parts = std::array<PartSize, kNumModelParts>;
 
-Parts CountParts(const ModelConfig& c, const NumericProfile& profile, int64_t* mtp_params) {
+// Of the main model. Of the first MTP layer, as far as nodes hold it, `mtp` has memory_bytes.
+Parts CountParts(const ModelConfig& c, const NumericProfile& profile, Parts* mtp,
+                 int64_t* mtp_params) {
   Parts parts;
   for (int i = 0; i < kNumModelParts; ++i) parts[i].part = static_cast<ModelPart>(i);
   ForEachTensor(c, [&](const TensorSpec& spec) {
     if (spec.layer >= c.num_hidden_layers) {
       *mtp_params += spec.params();
+      const bool copy = spec.part == ModelPart::kEmbedding || spec.part == ModelPart::kHead;
+      if (spec.layer == c.num_hidden_layers && !copy) {
+        (*mtp)[static_cast<int>(spec.part)].memory_bytes += MemoryBytes(c, profile, spec);
+      }
       return;
     }
     PartSize& size = parts[static_cast<int>(spec.part)];
@@ -84,7 +90,8 @@ AttentionPlan PlanAttention(const PlanOptions& o, const Parts& parts, const Cach
         size.part == ModelPart::kRoutedExpert || size.part == ModelPart::kSharedExpert;
     if (!expert) plan.weight_bytes += size.memory_bytes;
   }
-  plan.sequence_bytes = cache.bytes * o.context_tokens;
+  const int64_t layers = o.config.num_hidden_layers;
+  plan.sequence_bytes = cache.bytes / layers * (layers + (o.speculate ? 1 : 0)) * o.context_tokens;
   const int64_t usable =
       static_cast<int64_t>(static_cast<double>(o.node_memory_bytes) * o.usable_share);
   plan.sequences_per_node = std::max<int64_t>(0, usable - plan.weight_bytes) / plan.sequence_bytes;
@@ -101,6 +108,7 @@ int64_t FullestNode(const ExpertPlan& plan, int64_t routed, int64_t shared, int6
 ExpertPlan PlanExperts(const PlanOptions& o, const Parts& parts, int64_t moe_layers) {
   const ModelConfig& c = o.config;
   ExpertPlan plan;
+  plan.num_layers = moe_layers;
   const int64_t routed = moe_layers * c.n_routed_experts;
   if (routed == 0) return plan;
   const int64_t shared = c.n_shared_experts > 0 ? moe_layers : 0;
@@ -193,6 +201,8 @@ Status CheckOptions(const PlanOptions& o) {
     return InvalidArgument("bandwidth %g B/s, %g FLOP/s: expected positive numbers",
                            o.bandwidth_bytes_per_s, o.flops_per_s);
   }
+  if (o.speculate && o.config.num_nextn_predict_layers == 0)
+    return absl::InvalidArgumentError("--speculate: the model has no MTP layer");
   if (o.context_tokens > o.config.max_position_embeddings) {
     return InvalidArgument("a context of %d tokens, expected at most %d (max_position_embeddings)",
                            o.context_tokens, o.config.max_position_embeddings);
@@ -207,16 +217,20 @@ StatusOr<Plan> MakePlan(const PlanOptions& options) {
   Plan plan;
   plan.options = options;
   const ModelConfig& c = options.config;
-  const Parts parts = CountParts(c, options.profile, &plan.mtp_params);
+  Parts mtp;
+  const Parts parts = CountParts(c, options.profile, &mtp, &plan.mtp_params);
   plan.params = CountParams(c);
   for (const PartSize& size : parts) {
     if (size.params > 0) plan.parts.push_back(size);
   }
   plan.active_bytes = ActiveBytes(c, parts);
   plan.cache = CacheForms(c, options.profile);
-  plan.attention = PlanAttention(options, parts, plan.cache.front());
+  Parts held = parts;
+  for (int i = 0; i < kNumModelParts && options.speculate; ++i)
+    held[i].memory_bytes += mtp[i].memory_bytes;
+  plan.attention = PlanAttention(options, held, plan.cache.front());
   const int64_t moe_layers = NumMoeLayers(c);
-  plan.experts = PlanExperts(options, parts, moe_layers);
+  plan.experts = PlanExperts(options, held, moe_layers + (options.speculate ? 1 : 0));
   plan.network = PlanNetwork(options, moe_layers, plan.experts.num_nodes);
   return plan;
 }

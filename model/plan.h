@@ -22,6 +22,7 @@ struct PlanOptions {
   int64_t context_tokens = 32768;       // a sequence's, prompt and answer
   int64_t num_sequences = 16;           // running at once, in the whole cluster
   int64_t num_expert_nodes = 0;         // 0: as few as hold the experts once
+  bool speculate = false;               // nodes hold the first MTP layer too
   double bandwidth_bytes_per_s = 30e9;  // of an expert node's memory
   double flops_per_s = 300e9;  // of an expert node, multiplication and addition counted as two
 };
@@ -52,6 +53,7 @@ struct ExpertPlan {
   int64_t routed_bytes = 0;  // of one routed expert
   int64_t shared_bytes = 0;  // of one layer's shared expert
   int64_t total_bytes = 0;   // of all layers, each expert once
+  int64_t num_layers = 0;    // that have experts
   int64_t min_nodes = 0;     // that hold them once; 0: one expert is larger than a node
   int64_t num_nodes = 0;     // as asked for, or min_nodes
   // Even placement over num_nodes: what a node holds, of all layers together.
@@ -77,8 +79,9 @@ struct NetworkPlan {
 
 struct Plan {
   PlanOptions options;
-  ParamCount params;            // of the main model
-  int64_t mtp_params = 0;       // of MTP layers, in no other number here
+  ParamCount params;       // of the main model
+  int64_t mtp_params = 0;  // of MTP layers; speculating nodes hold the first, but for its copies
+                           // of embedding and head
   std::vector<PartSize> parts;  // of the main model, in ModelPart's order, empty parts left out
   int64_t active_bytes = 0;     // of weights that one token meets, in memory
   std::vector<CacheForm>
@@ -89,7 +92,7 @@ struct Plan {
 };
 
 // InvalidArgument for numbers that mean nothing (no memory, no context, a share outside (0, 1],
-// ...).
+// ...), and for speculation without an MTP layer.
 StatusOr<Plan> MakePlan(const PlanOptions& options);
 
 // The plan as text of several short tables, ending in a line feed.

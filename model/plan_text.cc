@@ -38,8 +38,9 @@ void AppendParts(const Plan& plan, std::string& out) {
   absl::StrAppendFormat(&out, "%-16s %12s %12s %12s\n", "used per token",
                         Params(plan.params.active), "", Bytes(plan.active_bytes));
   if (plan.mtp_params > 0) {
-    absl::StrAppendFormat(&out, "%-16s %12s   (MTP layers, not counted above or below)\n",
-                          "draft module", Params(plan.mtp_params));
+    absl::StrAppendFormat(
+        &out, "%-16s %12s   (MTP layers, %s)\n", "draft module", Params(plan.mtp_params),
+        plan.options.speculate ? "the first counted below" : "not counted above or below");
   }
 }
 
@@ -98,7 +99,7 @@ void AppendExperts(const Plan& plan, std::string& out) {
     absl::StrAppendFormat(
         &out, "  placement             %12d x (%s routed, %s shared experts of %d layers)\n",
         e.num_nodes, Range(e.min_routed, e.max_routed), Range(e.min_shared, e.max_shared),
-        plan.network.moe_layers);
+        e.num_layers);
     absl::StrAppendFormat(&out, "  on the fullest        %12s   (%s)\n", Bytes(e.max_node_bytes),
                           e.fits ? "fits" : "does not fit");
   }

@@ -120,7 +120,7 @@ Status RouterServerImpl::OpenModel() {
   ATL_ASSIGN_OR_RETURN(profile_,
                        model::FindProfile(options_.node.profile.empty() ? model::kDefaultProfile
                                                                         : options_.node.profile));
-  experts_ = dispatch::ModelExpertsOf(checkpoint_->config());
+  experts_ = dispatch::ModelExpertsOf(checkpoint_->config(), options_.speculate > 0);
   const int cores = std::max(1u, std::thread::hardware_concurrency());
   pool_ = std::make_unique<ThreadPool>(
       ThreadPoolOptions{.num_threads = options_.node.threads > 0 ? options_.node.threads : cores});

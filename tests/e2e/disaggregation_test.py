@@ -48,6 +48,27 @@ class ExpertsTest(unittest.TestCase):
         self.assertEqual(after_gates[1, 32] - before_gates.get((1, 32), 0), most)
 
 
+class SpeculationTest(unittest.TestCase):
+    def test_the_same_tokens_with_guesses_and_rows_are_still_the_gates_choices(self):
+        requests = [api.chat_request("What is MLA?", max_tokens=40, temperature=0),
+                    api.chat_request("who made you", max_tokens=40, temperature=1, seed=5, logprobs=2)]
+        with CLUSTER.client() as client:
+            expected = [client.generate(request) for request in requests]
+        with Cluster(flags=["--speculate=2"], attention=1, experts=2) as cluster, cluster.client() as client:
+            for request, before in zip(requests, expected):
+                answer = client.generate(request)
+                self.assertEqual(list(answer.token_ids), list(before.token_ids))
+                self.assertEqual(list(answer.logprobs), list(before.logprobs))
+                self.assertEqual(answer.text, before.text)
+            self.assertEqual(expert_rows(cluster), gate_rows(cluster))
+            self.assertGreater(gate_rows(cluster).get((6, 32), 0), 0, "no row of the MTP layer, 6")
+            entry, = cluster.processes("attention")
+            with api.Client(entry["addresses"]["grpc"]) as node:
+                stats = node.attention_stats()
+            self.assertGreater(stats.accepted_tokens, 0)
+            self.assertGreaterEqual(stats.drafted_tokens, stats.accepted_tokens)
+
+
 class StoppedExpertsTest(unittest.TestCase):
     def test_no_token_appears_while_all_experts_are_stopped(self):
         # A cluster of its own: what hangs for seconds may be given up and loaded anew, which begins its counters again.

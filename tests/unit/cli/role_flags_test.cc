@@ -75,6 +75,7 @@ TEST(RoleFlagsTest, RouterArgumentsGiveTheSameOptions) {
   options.max_queued_requests = 12;
   options.min_replicas = 2;
   options.context_length = 96;
+  options.speculate = 2;
   options.settle = absl::Milliseconds(123);
   ProcessFlags process{.log_level = "debug"}, parsed_process;
   const auto parsed = Reparse(RouterArguments(options, process), AddRouterFlags, &parsed_process);
@@ -84,6 +85,7 @@ TEST(RoleFlagsTest, RouterArgumentsGiveTheSameOptions) {
   EXPECT_EQ(parsed.max_queued_requests, 12);
   EXPECT_EQ(parsed.min_replicas, 2);
   EXPECT_EQ(parsed.context_length, 96);
+  EXPECT_EQ(parsed.speculate, 2);
   EXPECT_EQ(parsed.settle, absl::Milliseconds(123));
   EXPECT_EQ(parsed_process.log_level, "debug");
 }
@@ -100,7 +102,8 @@ TEST(RoleFlagsTest, AttentionArgumentsGiveTheSameOptions) {
                     .prefill_chunk = 9,
                     .prefix_cache = false,
                     .micro_batches = 1,
-                    .context_length = 99};
+                    .context_length = 99,
+                    .speculate = 3};
   ProcessFlags process;
   const auto parsed = Reparse(AttentionArguments(options, process), AddAttentionFlags, &process);
   ExpectSame(parsed.node, options.node);
@@ -114,6 +117,7 @@ TEST(RoleFlagsTest, AttentionArgumentsGiveTheSameOptions) {
   EXPECT_FALSE(parsed.engine.prefix_cache);
   EXPECT_EQ(parsed.engine.micro_batches, 1);
   EXPECT_EQ(parsed.engine.context_length, 99);
+  EXPECT_EQ(parsed.engine.speculate, 3);
 }
 
 TEST(RoleFlagsTest, ExpertArgumentsGiveTheSameOptions) {

@@ -210,6 +210,27 @@ TEST(Plan, CountsOfTheDemoModelAreItsFilesBytes) {
   EXPECT_THAT(PlanToText(plan), HasSubstr("draft module"));
 }
 
+// V3's MTP layer is a layer like its last ones, with eh_proj [D, 2 D] beside it.
+TEST(Plan, SpeculationHoldsAnotherLayer) {
+  const Plan without = Make(Options("v3"));
+  PlanOptions options = Options("v3");
+  options.speculate = true;
+  const Plan with = Make(options);
+  EXPECT_EQ(without.experts.num_layers, 58);
+  EXPECT_EQ(with.experts.num_layers, 59);
+  EXPECT_EQ(with.experts.total_bytes / 59, without.experts.total_bytes / 58);
+  EXPECT_EQ(with.experts.routed_bytes, without.experts.routed_bytes);
+  EXPECT_EQ(with.attention.sequence_bytes, 4096 * 62 * 576 * 2);
+  EXPECT_EQ(without.attention.sequence_bytes, 4096 * 61 * 576 * 2);
+  // MLA of one layer has 187.1 M parameters (V3 paper's shapes), eh_proj 102.8 M, the gate 1.8 M.
+  EXPECT_NEAR((with.attention.weight_bytes - without.attention.weight_bytes) / 2e6,
+              187.1 + 102.8 + 1.8, 0.5);
+  EXPECT_EQ(with.params.total, without.params.total);
+  options = Options("v2-lite");
+  options.speculate = true;
+  EXPECT_EQ(MakePlan(options).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(Plan, RefusesNumbersThatMeanNothing) {
   const auto refused = [](const std::function<void(PlanOptions&)>& edit) {
     PlanOptions options = Options("v2-lite");
