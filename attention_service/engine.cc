@@ -1,6 +1,7 @@
 #include "attention_service/engine.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -28,8 +29,15 @@ StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options,
                            model_context);
   }
   if (options.context_length == 0) options.context_length = model_context;
-  const int64_t block_bytes = kernels::CacheBlockBytes(CacheShape(config, profile, 1.0f)) *
-                              (config.num_hidden_layers + config.num_nextn_predict_layers);
+  if (options.speculate < 0 || options.speculate > kMaxSpeculate) {
+    return InvalidArgument("--speculate %d: expected 0 to %d", options.speculate, kMaxSpeculate);
+  }
+  if (options.speculate > 0 && config.num_nextn_predict_layers == 0) {
+    return InvalidArgument("--speculate %d: the model has no MTP layer to guess tokens with",
+                           options.speculate);
+  }
+  const int64_t layers = config.num_hidden_layers + (options.speculate > 0 ? 1 : 0);
+  const int64_t block_bytes = kernels::CacheBlockBytes(CacheShape(config, profile, 1.0f)) * layers;
   const int64_t needed = (options.context_length + kernels::kCacheBlock - 1) / kernels::kCacheBlock;
   if (options.cache_blocks == 0) {
     const int64_t automatic = std::max<int64_t>(int64_t{1} << 30, needed * block_bytes);
@@ -76,6 +84,7 @@ Engine::Engine(transport::EventLoop* loop, const kernels::KernelContext& ctx,
       runner_(ctx, weights, &cache_, fabric, options.micro_batches, kMinMicroBatchRows),
       scheduler_(options, &cache_) {
   stats_.blocks_total = static_cast<uint32_t>(cache_.num_blocks());
+  if (options.speculate > 0) drafter_ = std::make_unique<Drafter>(ctx, weights, &runner_, options);
 }
 
 Engine::~Engine() = default;
@@ -173,9 +182,8 @@ void Engine::TakeMessages() {
       }
     }
     if (s->start.max_tokens() == 0 && s->start.prompt_logprobs() < 0) {
-      pb::RunResponse response;
-      response.set_finish_reason(pb::FINISH_REASON_LENGTH);
-      Respond(s, std::move(response));
+      s->response.set_finish_reason(pb::FINISH_REASON_LENGTH);
+      Respond(s);
       End(std::move(message.start), absl::OkStatus());
       continue;
     }
@@ -207,7 +215,30 @@ bool Engine::StepOnce() {
     End(std::move(sequence), status);
   };
   if (!scheduler_.Plan(&step_, refuse)) return false;
-  wanted_.clear();
+  const absl::Time began = absl::Now();
+  PlanLogits();
+  hidden_.resize(hidden_rows_.size() * weights_->config.hidden_size);
+  const Status status =
+      runner_.Run(step_.rows, step_.block_tables, step_.bias_version, hidden_rows_, hidden_.data());
+  ++stats_.steps;
+  stats_.dispatched_rows =
+      runner_.dispatched_rows();  // before anybody is told of the step's tokens
+  if (!status.ok()) {
+    for (const Step::Part& part : step_.parts)
+      End(scheduler_.Remove(part.sequence->sequence_id), status);
+    return true;
+  }
+  FinishStep();
+  if (drafter_ != nullptr) {
+    drafter_->Draft(step_, hidden_.data(), absl::Now() - began);
+    stats_.dispatched_rows = runner_.dispatched_rows();
+  }
+  return true;
+}
+
+// Counts the step's rows and tells which of them lead to tokens or prompt logprobs.
+void Engine::PlanLogits() {
+  logit_rows_.clear();
   for (const Step::Part& part : step_.parts) {
     Sequence* s = part.sequence;
     if (!s->started) {
@@ -219,47 +250,76 @@ bool Engine::StepOnce() {
       const int64_t row = part.first_row + i, position = step_.rows[row].position;
       const bool scores_prompt =
           s->wants_prompt_logprobs() && position + 1 < static_cast<int64_t>(s->prompt_size);
-      const bool last = position + 1 == static_cast<int64_t>(s->ids.size());
-      if (scores_prompt || last) wanted_.push_back(static_cast<int32_t>(row));
+      const bool last_or_draft = position + 1 >= static_cast<int64_t>(s->ids.size());
+      if (scores_prompt || last_or_draft) logit_rows_.push_back(static_cast<int32_t>(row));
     }
-    (part.num_rows == 1 && s->remaining() == 1 ? stats_.decode_tokens : stats_.prefill_tokens) +=
-        part.num_rows;
+    const int64_t sure_rows = part.num_rows - part.num_drafts;
+    (sure_rows == 1 && s->remaining() == 1 ? stats_.decode_tokens : stats_.prefill_tokens) +=
+        sure_rows;
+    stats_.drafted_tokens += part.num_drafts;
   }
-  hidden_.resize(wanted_.size() * weights_->config.hidden_size);
-  const Status status =
-      runner_.Run(step_.rows, step_.block_tables, step_.bias_version, wanted_, hidden_.data());
-  ++stats_.steps;
-  stats_.dispatched_rows =
-      runner_.dispatched_rows();  // before anybody is told of the step's tokens
-  if (!status.ok()) {
-    for (const Step::Part& part : step_.parts)
-      End(scheduler_.Remove(part.sequence->sequence_id), status);
-    return true;
+  hidden_rows_ = logit_rows_;
+  if (drafter_ == nullptr) return;
+  hidden_rows_.resize(step_.rows.size());
+  std::iota(hidden_rows_.begin(), hidden_rows_.end(), 0);
+}
+
+const float* Engine::LogitStates(int64_t begin, int64_t count) {
+  const int64_t d = weights_->config.hidden_size;
+  if (drafter_ == nullptr) return hidden_.data() + begin * d;
+  logit_states_.clear();
+  for (int64_t i = begin; i < begin + count; ++i) {
+    const float* state = hidden_.data() + logit_rows_[i] * d;
+    logit_states_.insert(logit_states_.end(), state, state + d);
   }
-  scheduler_.Computed(step_);
-  FinishStep(step_);
-  return true;
+  return logit_states_.data();
 }
 
 // Logits of the wanted rows, a few at a time, in the order of the rows.
-void Engine::FinishStep(const Step& step) {
-  const int64_t d = weights_->config.hidden_size, vocab = weights_->config.vocab_size;
-  finished_.clear();
-  logits_.resize(std::min<int64_t>(kLogitRows, wanted_.size()) * vocab);
-  for (size_t begin = 0; begin < wanted_.size(); begin += kLogitRows) {
-    const int64_t count = std::min<int64_t>(kLogitRows, wanted_.size() - begin);
-    runner_.Logits(hidden_.data() + begin * d, count, logits_.data());
-    for (int64_t i = 0; i < count; ++i) {
-      const StepRow& row = step.rows[wanted_[begin + i]];
-      Sequence* s = step.parts[row.seq_idx].sequence;
-      const std::span<float> logits(logits_.data() + i * vocab, vocab);
-      if (s->wants_prompt_logprobs() && row.position + 1 < static_cast<int64_t>(s->prompt_size)) {
-        TakePromptLogits(s, row.position, logits);
-      }
-      if (row.position + 1 == static_cast<int64_t>(s->ids.size())) TakeToken(s, logits);
+void Engine::FinishStep() {
+  const int64_t vocab = weights_->config.vocab_size;
+  const int64_t total = logit_rows_.size();
+  logits_.resize(std::min(kLogitRows, total) * vocab);
+  for (int64_t begin = 0; begin < total; begin += kLogitRows) {
+    const int64_t count = std::min(kLogitRows, total - begin);
+    runner_.Logits(LogitStates(begin, count), count, logits_.data());
+    for (int64_t i = begin; i < begin + count; ++i) {
+      TakeRow(logit_rows_[i], std::span(logits_.data() + (i - begin) * vocab, vocab));
+      const int32_t part = step_.rows[logit_rows_[i]].seq_idx;
+      if (i + 1 == total || step_.rows[logit_rows_[i + 1]].seq_idx != part)
+        Respond(step_.parts[part].sequence);
     }
   }
-  for (uint64_t id : finished_) End(scheduler_.Remove(id), absl::OkStatus());
+  scheduler_.Computed(step_);
+  for (Step::Part& part : step_.parts) {
+    Sequence* s = part.sequence;
+    if (part.num_drafts > 0) {
+      const int64_t right = s->computed - step_.rows[part.first_row].position - 1;
+      drafter_->Record(right, !s->finished && right < part.num_drafts);
+    }
+    if (!s->finished) continue;
+    part.sequence = nullptr;
+    End(scheduler_.Remove(s->sequence_id), absl::OkStatus());
+  }
+}
+
+// A guess's row counts if the guess is the token sampled before it, and so were all before that:
+// the first wrong one leaves ids shorter than the positions that follow.
+void Engine::TakeRow(int32_t row_idx, std::span<float> logits) {
+  const StepRow& row = step_.rows[row_idx];
+  const Step::Part& part = step_.parts[row.seq_idx];
+  Sequence* s = part.sequence;
+  if (s->wants_prompt_logprobs() && row.position + 1 < static_cast<int64_t>(s->prompt_size))
+    TakePromptLogits(s, row.position, logits);
+  if (s->finished || row.position + 1 != static_cast<int64_t>(s->ids.size()) ||
+      row.token != s->ids[row.position]) {
+    return;
+  }
+  if (row_idx >= part.first_row + part.num_rows - part.num_drafts) {
+    ++stats_.accepted_tokens;
+    ++stats_.decode_tokens;
+  }
+  TakeToken(s, logits);
 }
 
 void Engine::TakePromptLogits(Sequence* s, int64_t position, std::span<const float> logits) {
@@ -268,7 +328,7 @@ void Engine::TakePromptLogits(Sequence* s, int64_t position, std::span<const flo
 }
 
 void Engine::TakeToken(Sequence* s, std::span<float> logits) {
-  pb::RunResponse response;
+  pb::RunResponse& response = s->response;
   if (s->start.max_tokens() == 0) {
     response.set_finish_reason(pb::FINISH_REASON_LENGTH);
   } else {
@@ -287,12 +347,13 @@ void Engine::TakeToken(Sequence* s, std::span<float> logits) {
       response.set_finish_reason(pb::FINISH_REASON_LENGTH);
     }
   }
-  if (response.finish_reason() != pb::FINISH_REASON_UNSPECIFIED)
-    finished_.push_back(s->sequence_id);
-  Respond(s, std::move(response));
+  s->finished = response.finish_reason() != pb::FINISH_REASON_UNSPECIFIED;
 }
 
-void Engine::Respond(Sequence* s, pb::RunResponse response) {
+void Engine::Respond(Sequence* s) {
+  pb::RunResponse response = std::exchange(s->response, {});
+  if (response.token_ids().empty() && response.finish_reason() == pb::FINISH_REASON_UNSPECIFIED)
+    return;
   if (!s->answered) {
     s->answered = true;
     response.set_cached_prompt_tokens(s->cached_prompt_tokens);

@@ -11,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "attention_service/client/attention_backend.h"
+#include "attention_service/drafter.h"
 #include "attention_service/engine_options.h"
 #include "attention_service/latent_cache.h"
 #include "attention_service/model_runner.h"
@@ -26,10 +27,13 @@ struct EngineStats {
   std::atomic<uint64_t> steps{0}, prefill_tokens{0}, decode_tokens{0}, preemptions{0},
       cached_tokens{0};
   std::atomic<uint64_t> dispatched_rows{0};
+  // Guesses computed along with steps, and those of them that were the token sampled.
+  std::atomic<uint64_t> drafted_tokens{0}, accepted_tokens{0};
 };
 
 // Options with what was left open filled in from the model. InvalidArgument if the cache cannot
-// hold one sequence of the whole context (both figures named).
+// hold one sequence of the whole context (both figures named), or to speculate without an MTP
+// layer.
 StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options,
                                              const model::ModelConfig& config,
                                              const model::NumericProfile& profile);
@@ -37,8 +41,8 @@ StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options,
 // Thread-safe but for RunUntilStopped, which is its thread.
 class Engine : public AttentionBackend {
  public:
-  // `options` as resolved. `loop` is the fabric's; all must outlive the engine. name: what the node
-  // is called in errors.
+  // `options` as resolved; weights with the MTP layer if they speculate. `loop` is the fabric's;
+  // all must outlive the engine. name: what the node is called in errors.
   Engine(transport::EventLoop* loop, const kernels::KernelContext& ctx, const ModelWeights* weights,
          dispatch::ExpertFabric* fabric, const EngineOptions& options, std::string revision);
   ~Engine() override;
@@ -55,6 +59,8 @@ class Engine : public AttentionBackend {
   uint32_t num_sequences() const { return num_sequences_.load(); }
 
   const EngineStats& stats() const { return stats_; }
+  // Before RunUntilStopped; see Drafter. REQUIRES: options that speculate.
+  void SetDraftHookForTest(Drafter::Hook hook) { drafter_->SetHookForTest(std::move(hook)); }
   // Hashes of kept prefixes (client/prefix_hash.h), newest first; refreshed a few times a second.
   std::vector<uint64_t> KeptPrefixes() const;
 
@@ -70,10 +76,15 @@ class Engine : public AttentionBackend {
   void Send(Message message);
   void TakeMessages();
   bool StepOnce();
-  void FinishStep(const Step& step);
+  void PlanLogits();
+  void FinishStep();
+  void TakeRow(int32_t row_idx, std::span<float> logits);
   void TakePromptLogits(Sequence* s, int64_t position, std::span<const float> logits);
   void TakeToken(Sequence* s, std::span<float> logits);
-  void Respond(Sequence* s, atollpb::v1::RunResponse response);
+  // States [count, D] of the logit rows from `begin` on.
+  const float* LogitStates(int64_t begin, int64_t count);
+  // Sends what the sequence's response has gathered, if anything.
+  void Respond(Sequence* s);
   void End(std::unique_ptr<Sequence> sequence, const Status& status);
   void PublishStats();
 
@@ -88,11 +99,13 @@ class Engine : public AttentionBackend {
   LatentCache cache_;
   ModelRunner runner_;
   Scheduler scheduler_;
+  std::unique_ptr<Drafter> drafter_;  // null: no speculation
   Step step_;
-  std::vector<int32_t> wanted_;
-  std::vector<float> hidden_;
+  std::vector<int32_t> logit_rows_;   // rows of the step whose logits are wanted
+  std::vector<int32_t> hidden_rows_;  // and those whose states are: with a drafter, all
+  std::vector<float> hidden_;         // [hidden rows, D]
+  std::vector<float> logit_states_;
   std::vector<float> logits_;
-  std::vector<uint64_t> finished_;
   std::unordered_map<std::string, std::pair<uint32_t, uint64_t>>
       runs_;  // request id -> run number, sequence
   absl::Time published_ = absl::InfinitePast();

@@ -28,6 +28,11 @@ std::vector<metrics::Family> EngineMetrics(const EngineStats& s) {
       Counter("atoll_attention_dispatched_rows_total",
               "Rows handed to the experts, over all layers.",
               static_cast<double>(s.dispatched_rows)),
+      Counter("atoll_attention_drafted_tokens_total", "Tokens guessed ahead and computed along.",
+              static_cast<double>(s.drafted_tokens)),
+      Counter("atoll_attention_accepted_tokens_total",
+              "Guesses that were the token sampled: each saved a step.",
+              static_cast<double>(s.accepted_tokens)),
   };
 }
 

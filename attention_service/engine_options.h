@@ -5,6 +5,8 @@
 
 namespace atl::attention {
 
+inline constexpr int kMaxSpeculate = 4;
+
 struct EngineOptions {
   int64_t cache_blocks =
       0;  // latent cache, in blocks of 64 positions; 0: as many as cache_bytes holds
@@ -16,6 +18,9 @@ struct EngineOptions {
   bool prefix_cache = true;
   int micro_batches = 2;       // 1: no ping-pong
   int64_t context_length = 0;  // 0: the model's max_position_embeddings
+  bool speculate_always =
+      false;          // as deep as allowed, whether it pays or not: for tests and measurements
+  int speculate = 0;  // tokens guessed ahead at most, by the MTP layer; 0: none (drafter.h)
 };
 
 }  // namespace atl::attention

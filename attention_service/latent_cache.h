@@ -26,7 +26,9 @@ struct CacheStats {
 // Blocks of all layers: block `b` of layer `l` is CacheBlockBytes at Block(l, b). A block is held
 // by the sequences that Acquire or Match it (counted); full blocks can be kept under the ids they
 // hold, and are given up, least recently used first, when blocks are needed. A kept block is never
-// written again. Thread-compatible: only the engine's thread calls.
+// written again, but for the MTP layer's latent of its last position, which holds the token after
+// the block (drafter.h: it matters to guesses alone). Thread-compatible: only the engine's thread
+// calls.
 class LatentCache {
  public:
   LatentCache(const kernels::MlaShape& shape, int64_t num_layers, int64_t num_blocks);

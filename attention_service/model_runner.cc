@@ -35,6 +35,7 @@ struct ModelRunner::MicroBatch {
   std::vector<float> o;         // [n, H, Dv]
   std::vector<float> out;       // [n, D] what a sublayer adds
   std::vector<float> scratch;
+  std::vector<float> mtp_in;  // [n, 2 D] token and state that enter the MTP layer
   std::vector<const std::byte*> blocks;
   std::vector<size_t> first_block;  // [sequences] where a sequence's blocks begin in `blocks`
   std::vector<kernels::MlaRow> mla_rows;
@@ -107,8 +108,8 @@ Status ModelRunner::Run(std::span<const StepRow> rows,
     for (int64_t t = 0; t < mb->n; ++t)
       weights_->Embed(mb->rows[t].token, mb->hidden.data() + t * d);
   }
-  ATL_RETURN_IF_ERROR(
-      RunLayers(0, weights_->config.num_hidden_layers, block_tables, bias_version, count));
+  ATL_RETURN_IF_ERROR(RunLayers(0, weights_->config.num_hidden_layers, block_tables, bias_version,
+                                absl::InfiniteFuture(), count));
   for (size_t i = 0; i < wanted.size(); ++i) {
     const bool second = wanted[i] >= first;
     const MicroBatch& mb = *micro_batches_[second ? 1 : 0];
@@ -122,7 +123,7 @@ Status ModelRunner::Run(std::span<const StepRow> rows,
 // Ping-pong: while one micro-batch is at the experts, the other is in attention.
 Status ModelRunner::RunLayers(int64_t begin, int64_t end,
                               std::span<const std::span<const BlockId>> block_tables,
-                              uint64_t bias_version, int count) {
+                              uint64_t bias_version, absl::Time deadline, int count) {
   Status status;
   for (int64_t layer = begin; layer < end && status.ok(); ++layer) {
     for (int i = 0; i < count && status.ok(); ++i) {
@@ -131,7 +132,7 @@ Status ModelRunner::RunLayers(int64_t begin, int64_t end,
       if (!status.ok()) break;
       if (hidden_hook_) hidden_hook_(layer, mb->hidden.data(), mb->n);
       Attention(layer, block_tables, mb);
-      StartFfn(layer, bias_version, mb);
+      StartFfn(layer, bias_version, deadline, mb);
     }
   }
   for (int i = 0; i < count; ++i) {
@@ -254,7 +255,8 @@ void ModelRunner::Attention(int64_t layer, std::span<const std::span<const Block
   kernels::AddInPlace(ctx_, mb->hidden.data(), mb->out.data(), n * d);
 }
 
-void ModelRunner::StartFfn(int64_t layer, uint64_t bias_version, MicroBatch* mb) {
+void ModelRunner::StartFfn(int64_t layer, uint64_t bias_version, absl::Time deadline,
+                           MicroBatch* mb) {
   const LayerWeights& w = weights_->layers[layer];
   const model::ModelConfig& c = weights_->config;
   const int64_t n = mb->n, d = c.hidden_size;
@@ -275,7 +277,8 @@ void ModelRunner::StartFfn(int64_t layer, uint64_t bias_version, MicroBatch* mb)
                               .micro_batch = mb->index,
                               .bias_version = bias_version,
                               .rows = n,
-                              .x = Buffer(n * d * DTypeBytes(weights_->profile.wire))};
+                              .x = Buffer(n * d * DTypeBytes(weights_->profile.wire)),
+                              .deadline = deadline};
   if (weights_->profile.wire == DType::kBf16) {
     kernels::F32ToBf16Range(ctx_, mb->x.data(), n * d, call.x.as<Bf16>());
   } else {
@@ -314,34 +317,55 @@ void ModelRunner::Logits(const float* hidden, int64_t n, float* logits) {
                                            .ldy = weights_->config.vocab_size});
 }
 
-Status ModelRunner::RunMtp(std::span<const StepRow> rows,
-                           std::span<const std::span<const BlockId>> block_tables,
-                           uint64_t bias_version, const float* previous, float* logits) {
+void ModelRunner::EnterMtp(std::span<const StepRow> rows, const float* previous, MicroBatch* mb) {
   ATL_CHECK(!weights_->mtp.empty());
   const MtpWeights& w = weights_->mtp[0];
   const model::ModelConfig& c = weights_->config;
   const int64_t n = rows.size(), d = c.hidden_size;
-  MicroBatch* mb = micro_batches_[0].get();
   Prepare(mb, rows);
-  std::vector<float> both(n * 2 * d);
-  for (int64_t t = 0; t < n; ++t) weights_->Embed(rows[t].token, both.data() + t * 2 * d);
-  kernels::RmsNorm(ctx_, both.data(), 2 * d, w.enorm.data(), c.rms_norm_eps, n, d, both.data(),
-                   2 * d, act_);
-  kernels::RmsNorm(ctx_, previous, d, w.hnorm.data(), c.rms_norm_eps, n, d, both.data() + d, 2 * d,
-                   act_);
-  kernels::MatMul(ctx_, kernels::MatMulJob{.w = &w.eh_proj,
-                                           .x = both.data(),
-                                           .ldx = 2 * d,
-                                           .m = n,
-                                           .y = mb->hidden.data(),
-                                           .ldy = d});
-  ATL_RETURN_IF_ERROR(
-      RunLayers(c.num_hidden_layers, c.num_hidden_layers + 1, block_tables, bias_version, 1));
-  std::vector<float> state(n * d);
-  kernels::RmsNorm(ctx_, mb->hidden.data(), d, w.head_norm.data(), c.rms_norm_eps, n, d,
-                   state.data(), d, kernels::Rounding::kNone);
-  Logits(state.data(), n, logits);
+  mb->mtp_in.resize(n * 2 * d);
+  float* const both = mb->mtp_in.data();
+  for (int64_t t = 0; t < n; ++t) weights_->Embed(rows[t].token, both + t * 2 * d);
+  kernels::RmsNorm(ctx_, both, 2 * d, w.enorm.data(), c.rms_norm_eps, n, d, both, 2 * d, act_);
+  kernels::RmsNorm(ctx_, previous, d, w.hnorm.data(), c.rms_norm_eps, n, d, both + d, 2 * d, act_);
+  kernels::MatMul(
+      ctx_,
+      kernels::MatMulJob{
+          .w = &w.eh_proj, .x = both, .ldx = 2 * d, .m = n, .y = mb->hidden.data(), .ldy = d});
+}
+
+Status ModelRunner::RunMtp(std::span<const StepRow> rows,
+                           std::span<const std::span<const BlockId>> block_tables,
+                           uint64_t bias_version, const float* previous, absl::Time deadline,
+                           float* state) {
+  const model::ModelConfig& c = weights_->config;
+  const int64_t n = rows.size(), d = c.hidden_size;
+  MicroBatch* mb = micro_batches_[0].get();
+  EnterMtp(rows, previous, mb);
+  ATL_RETURN_IF_ERROR(RunLayers(c.num_hidden_layers, c.num_hidden_layers + 1, block_tables,
+                                bias_version, deadline, 1));
+  kernels::RmsNorm(ctx_, mb->hidden.data(), d, weights_->mtp[0].head_norm.data(), c.rms_norm_eps, n,
+                   d, state, d, kernels::Rounding::kNone);
   return absl::OkStatus();
+}
+
+void ModelRunner::FeedMtp(std::span<const StepRow> rows,
+                          std::span<const std::span<const BlockId>> block_tables,
+                          const float* previous) {
+  const model::ModelConfig& c = weights_->config;
+  const LayerWeights& w = weights_->layers[c.num_hidden_layers];
+  const int64_t n = rows.size(), d = c.hidden_size;
+  MicroBatch* mb = micro_batches_[0].get();
+  EnterMtp(rows, previous, mb);
+  kernels::RmsNorm(ctx_, mb->hidden.data(), d, w.input_norm.data(), c.rms_norm_eps, n, d,
+                   mb->x.data(), d, act_);
+  kernels::MatMul(ctx_, kernels::MatMulJob{.w = &w.kv_a,
+                                           .x = mb->x.data(),
+                                           .ldx = d,
+                                           .m = n,
+                                           .y = mb->kv.data(),
+                                           .ldy = c.cache_values_per_token_layer()});
+  StoreLatents(c.num_hidden_layers, block_tables, mb);
 }
 
 }  // namespace atl::attention

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "attention_service/latent_cache.h"
 #include "attention_service/model_weights.h"
 #include "base/status.h"
@@ -44,11 +45,16 @@ class ModelRunner {
   void Logits(const float* hidden, int64_t n, float* logits);
 
   // The first MTP layer: row i holds token t_{i+1} at cache position i and previous [rows, D], the
-  // main model's state after model.norm at i. logits [rows, V] predict t_{i+2}. REQUIRES weights
-  // loaded with MTP, cache with its layer.
+  // main model's state after model.norm at i. state [rows, D] is the layer's own after its final
+  // norm: logits (see Logits) of it predict t_{i+2}, and it is `previous` where the layer is used
+  // again for t_{i+3}. REQUIRES weights loaded with MTP, cache with its layer. Errors:
+  // ExpertFabric::Wait's; DeadlineExceeded if the experts have not answered by `deadline`.
   Status RunMtp(std::span<const StepRow> rows,
                 std::span<const std::span<const BlockId>> block_tables, uint64_t bias_version,
-                const float* previous, float* logits);
+                const float* previous, absl::Time deadline, float* state);
+  // The part of RunMtp that later rows attend to: writes the rows' latents, asks no expert.
+  void FeedMtp(std::span<const StepRow> rows,
+               std::span<const std::span<const BlockId>> block_tables, const float* previous);
 
   uint64_t dispatched_rows() const { return dispatched_rows_; }
 
@@ -67,11 +73,13 @@ class ModelRunner {
   void StoreLatents(int64_t layer, std::span<const std::span<const BlockId>> block_tables,
                     MicroBatch* mb);
   // The layer's second half: dense at once; experts are asked for, and FinishFfn adds their answer.
-  void StartFfn(int64_t layer, uint64_t bias_version, MicroBatch* mb);
+  void StartFfn(int64_t layer, uint64_t bias_version, absl::Time deadline, MicroBatch* mb);
   Status FinishFfn(MicroBatch* mb);
   Status RunLayers(int64_t begin, int64_t end,
                    std::span<const std::span<const BlockId>> block_tables, uint64_t bias_version,
-                   int num_micro_batches);
+                   absl::Time deadline, int num_micro_batches);
+  // mb->hidden: what enters the MTP layer.
+  void EnterMtp(std::span<const StepRow> rows, const float* previous, MicroBatch* mb);
 
   const kernels::KernelContext ctx_;
   const ModelWeights* const weights_;

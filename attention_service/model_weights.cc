@@ -163,7 +163,7 @@ StatusOr<std::unique_ptr<ModelWeights>> LoadModelWeights(const model::Checkpoint
   const model::ModelConfig& c = w->config;
   ATL_RETURN_IF_ERROR(model::CheckServable(c));
   ATL_RETURN_IF_ERROR(LoadEmbedding(load, w.get()));
-  const int64_t num_mtp = with_mtp ? c.num_nextn_predict_layers : 0;
+  const int64_t num_mtp = with_mtp ? std::min<int64_t>(1, c.num_nextn_predict_layers) : 0;
   w->layers.resize(c.num_hidden_layers + num_mtp);
   w->mtp.resize(num_mtp);
   for (int64_t l = 0; l < static_cast<int64_t>(w->layers.size()); ++l) {

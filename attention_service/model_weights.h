@@ -45,7 +45,7 @@ struct ModelWeights {
   model::NumericProfile profile;
   Buffer embedding;  // [V, D] of embedding_type
   DType embedding_type = DType::kF32;
-  std::vector<LayerWeights> layers;  // L, then the MTP layers if loaded
+  std::vector<LayerWeights> layers;  // L, then the first MTP layer if loaded
   std::vector<MtpWeights> mtp;
   std::vector<float> final_norm;  // [D]
   kernels::PackedMatrix head;     // [V, D]

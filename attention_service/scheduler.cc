@@ -51,6 +51,7 @@ void Scheduler::GiveBackBlocks(Sequence* sequence) {
   sequence->blocks.clear();
   sequence->kept_blocks = 0;
   sequence->computed = 0;
+  sequence->drafts.clear();
 }
 
 bool Scheduler::PreemptNewest(const Sequence* keep) {
@@ -118,12 +119,25 @@ bool Scheduler::Admit(const std::function<void(std::unique_ptr<Sequence>, Status
   return false;
 }
 
-void Scheduler::AddRows(Step* step, Sequence* sequence, int64_t rows) {
+int64_t Scheduler::RoomForDrafts(Sequence* sequence, int64_t room) {
+  const int64_t size = sequence->ids.size();
+  const int64_t wanted = std::clamp<int64_t>(room, 0, sequence->drafts.size());
+  while (static_cast<int64_t>(sequence->blocks.size()) * kCacheBlock < size + wanted) {
+    const StatusOr<BlockId> block = cache_->Acquire();
+    if (!block.ok()) break;
+    sequence->blocks.push_back(*block);
+  }
+  const int64_t covered = static_cast<int64_t>(sequence->blocks.size()) * kCacheBlock;
+  return std::clamp<int64_t>(covered - size, 0, wanted);
+}
+
+void Scheduler::AddRows(Step* step, Sequence* sequence, int64_t rows, int64_t drafts) {
   const int32_t seq_idx = static_cast<int32_t>(step->parts.size());
-  step->parts.push_back({sequence, static_cast<int64_t>(step->rows.size()), rows});
-  for (int64_t i = 0; i < rows; ++i) {
+  step->parts.push_back({sequence, static_cast<int64_t>(step->rows.size()), rows + drafts, drafts});
+  for (int64_t i = 0; i < rows + drafts; ++i) {
     const int64_t position = sequence->computed + i;
-    step->rows.push_back({sequence->ids[position], static_cast<int32_t>(position), seq_idx});
+    const uint32_t id = i < rows ? sequence->ids[position] : sequence->drafts[i - rows];
+    step->rows.push_back({id, static_cast<int32_t>(position), seq_idx});
   }
 }
 
@@ -139,6 +153,8 @@ bool Scheduler::Plan(Step* step,
   // or waits.
   step->bias_version = running_.front()->start.bias_version();
   int64_t room = options_.max_step_tokens;
+  int64_t decodes_left = std::count_if(running_.begin(), running_.end(),
+                                       [](const auto& s) { return s->remaining() == 1; });
   for (const bool decodes : {true, false}) {
     for (size_t i = 0; i < running_.size() && room > 0; ++i) {
       Sequence* sequence = running_[i].get();
@@ -149,8 +165,9 @@ bool Scheduler::Plan(Step* step,
       // May preempt newer ones, which are behind this one in the list and not yet in the step...
       // except decodes already planned: those are checked below.
       if (!Reserve(sequence, sequence->computed + rows)) continue;
-      AddRows(step, sequence, rows);
-      room -= rows;
+      const int64_t drafts = decodes ? RoomForDrafts(sequence, room - decodes_left--) : 0;
+      AddRows(step, sequence, rows, drafts);
+      room -= rows + drafts;
     }
   }
   // Parts whose sequence was preempted by a later, older one fall out.
@@ -164,7 +181,8 @@ bool Scheduler::Plan(Step* step,
     step->rows.clear();
     step->parts.clear();
     for (const Step::Part& part : parts) {
-      if (runs(part.sequence)) AddRows(step, part.sequence, part.num_rows);
+      if (runs(part.sequence))
+        AddRows(step, part.sequence, part.num_rows - part.num_drafts, part.num_drafts);
     }
   }
   for (const Step::Part& part : step->parts) step->block_tables.push_back(part.sequence->blocks);
@@ -174,7 +192,12 @@ bool Scheduler::Plan(Step* step,
 void Scheduler::Computed(const Step& step) {
   for (const Step::Part& part : step.parts) {
     Sequence* s = part.sequence;
-    s->computed += part.num_rows;
+    s->drafts.clear();
+    if (part.num_drafts > 0) {
+      s->computed = static_cast<int64_t>(s->ids.size()) - 1;  // the last id is not yet computed
+    } else {
+      s->computed += part.num_rows;
+    }
     if (!options_.prefix_cache) continue;
     while ((s->kept_blocks + 1) * kCacheBlock <= s->computed) {
       const int64_t i = s->kept_blocks;

@@ -20,6 +20,7 @@ struct Step {
     Sequence* sequence = nullptr;
     int64_t first_row = 0;
     int64_t num_rows = 0;
+    int64_t num_drafts = 0;  // of these, the last so many hold guesses of tokens not sampled yet
   };
   std::vector<StepRow> rows;
   std::vector<Part> parts;
@@ -28,7 +29,8 @@ struct Step {
 };
 
 // Owns the sequences. Decodes come first, so that a long prompt delays them by at most a step of
-// max_step_tokens rows; prompts share what is left, oldest first. When blocks run out, the newest
+// max_step_tokens rows; prompts share what is left, oldest first. Drafts take what no decode needs:
+// they neither push out sequences nor delay them. When blocks run out, the newest
 // sequence gives its own back and starts again later from prompt + generated (exact:
 // docs/numerics.md). Thread-compatible: the engine's thread.
 class Scheduler {
@@ -45,7 +47,9 @@ class Scheduler {
   // `refuse`, out of the scheduler.
   bool Plan(Step* step, const std::function<void(std::unique_ptr<Sequence>, Status)>& refuse);
 
-  // The step was computed: marks positions as computed and keeps full blocks for later prompts.
+  // The step was computed and its tokens sampled: marks positions as computed and keeps full blocks
+  // for later prompts. Rows of drafts that were not the token sampled before them are as if they
+  // had not been: their positions are computed again. Uses up the drafts.
   void Computed(const Step& step);
 
   size_t num_running() const { return running_.size(); }
@@ -58,7 +62,9 @@ class Scheduler {
   bool Reserve(Sequence* sequence, int64_t positions);
   bool PreemptNewest(const Sequence* keep);
   void GiveBackBlocks(Sequence* sequence);
-  void AddRows(Step* step, Sequence* sequence, int64_t rows);
+  // Drafts of the sequence that `room` rows and the blocks that are free can take.
+  int64_t RoomForDrafts(Sequence* sequence, int64_t room);
+  void AddRows(Step* step, Sequence* sequence, int64_t rows, int64_t drafts);
 
   const EngineOptions options_;
   LatentCache* const cache_;

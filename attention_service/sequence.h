@@ -41,13 +41,17 @@ struct Sequence {
   std::vector<BlockId> blocks;
   int64_t kept_blocks = 0;  // the first so many are kept in the prefix cache (or came from it)
   int64_t computed = 0;     // positions whose latents are in `blocks`
+  // Guesses of the tokens after `ids` (drafter.h); the next step computes them along.
+  std::vector<uint32_t> drafts;
 
   bool started = false;   // was in a step
   bool answered = false;  // the first response has been sent
+  bool finished = false;  // its last token has been sampled
   bool prompt_logprobs_done = false;
   uint32_t cached_prompt_tokens = 0;
   absl::Time first_step;
   std::vector<atollpb::v1::TokenLogprob> prompt_logprobs;
+  atollpb::v1::RunResponse response;  // of the step under way
 };
 
 }  // namespace atl::attention

@@ -118,13 +118,14 @@ Status AttentionServerImpl::OpenModel() {
   info_ = cluster::MakeNodeInfo(options_.node, pb::NODE_ROLE_ATTENTION, checkpoint_->revision(),
                                 model::NumericsId(profile_));
   const int cores = std::max(1u, std::thread::hardware_concurrency());
+  loop_.SetSpin(cluster::LinkSpin(options_.node, cores));
   pool_ = std::make_unique<ThreadPool>(
       ThreadPoolOptions{.num_threads = options_.node.threads > 0 ? options_.node.threads : cores});
   ATL_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options_.node.isa));
   ATL_ASSIGN_OR_RETURN(ctx_, kernels::MakeKernelContext(isa, pool_.get()));
   ATL_ASSIGN_OR_RETURN(weights_,
                        LoadModelWeights(*checkpoint_, profile_, engine_options_.context_length,
-                                        /*with_mtp=*/false, pool_.get()));
+                                        /*with_mtp=*/engine_options_.speculate > 0, pool_.get()));
   return absl::OkStatus();
 }
 
@@ -237,9 +238,11 @@ void AttentionServerImpl::OnView(const cluster::NodeList& nodes) {
   }
   connector_->SetPeers(peers);
   if (inlined()) {
-    auto placement = cluster::MakePlacement(nodes, dispatch::ModelExpertsOf(checkpoint_->config()),
-                                            ++placements_);
-    covered_ = placement->MissingExperts() == 0;
+    const model::ModelConfig& config = checkpoint_->config();
+    auto placement = cluster::MakePlacement(
+        nodes, dispatch::ModelExpertsOf(config, engine_options_.speculate > 0), ++placements_);
+    // Routers that do not speculate do not place the MTP layer: guessing pauses, serving need not.
+    covered_ = placement->MissingExperts(config.num_hidden_layers) == 0;
     dispatcher_->SetPlacement(std::move(placement));
   }
   UpdateReady();

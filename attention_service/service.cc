@@ -139,6 +139,8 @@ grpc::ServerUnaryReactor* AttentionServiceImpl::GetAttentionStats(
   response->set_preemptions(stats.preemptions);
   response->set_cached_tokens(stats.cached_tokens);
   response->set_dispatched_rows(stats.dispatched_rows);
+  response->set_drafted_tokens(stats.drafted_tokens);
+  response->set_accepted_tokens(stats.accepted_tokens);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;

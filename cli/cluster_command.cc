@@ -31,7 +31,9 @@ int RunCluster(const std::string& command, int argc, char** argv) {
   AddModelFlags(&flags, &options.node);
   AddListenFlags(&flags, &options.node);
   flags.Add("--links", &options.node.links,
-            "data-plane links allowed, best first: unix, tcp; empty: both");
+            "data-plane links allowed, best first: shm, unix, tcp; empty: all");
+  flags.Add("--link-spin-us", &options.node.link_spin_us,
+            "how long threads ask their links before they sleep; -1: 0, for processes share cores");
   AddDispatchFlag(&flags, &options.dispatch);
   AddEngineFlags(&flags, &options.engine);
   AddFrontDoorFlags(&flags, &options.max_concurrent_requests, &options.max_queued_requests);

@@ -17,6 +17,7 @@ cluster::NodeOptions ChildNode(const ClusterOptions& options, const std::string&
   cluster::NodeOptions node = options.node;
   node.name = absl::StrFormat("%s-%d", role, idx);
   node.join = routers;
+  if (node.link_spin_us < 0) node.link_spin_us = 0;  // the processes share the cores
   node.listen = "127.0.0.1:0";
   node.health_listen = "127.0.0.1:0";
   node.metrics_listen = "127.0.0.1:0";
@@ -37,6 +38,7 @@ ChildSpec RouterChild(const ClusterOptions& options, int idx, const ReservedPort
   router.max_concurrent_requests = options.max_concurrent_requests;
   router.max_queued_requests = options.max_queued_requests;
   router.context_length = options.engine.context_length;
+  router.speculate = options.engine.speculate;
   router.min_replicas = options.min_replicas;
   router.settle = options.settle;
   return {"router", router.node.name, RouterArguments(router, options.process)};

@@ -86,7 +86,11 @@ void AddJoinFlags(FlagSet* flags, cluster::NodeOptions* node) {
   flags->Add("--join", &node->join,
              "routers: HOST:PORT, dns:NAME:PORT or file:PATH with one HOST:PORT a line");
   flags->Add("--links", &node->links,
-             "data-plane links allowed, best first: unix, tcp; empty: both");
+             "data-plane links allowed, best first: shm, unix, tcp; empty: all");
+  flags->Add(
+      "--link-spin-us", &node->link_spin_us,
+      "how long threads ask their links before they sleep; -1: 50 where --threads leaves two "
+      "cores free, else 0");
   flags->Add("--data-listen", &node->data_listen,
              "HOST:PORT of tcp links; empty: --listen's host, a free port");
   flags->Add("--zone", &node->zone, "failure domain that this node is in");
@@ -108,6 +112,12 @@ void AddEngineFlags(FlagSet* flags, attention::EngineOptions* engine) {
              "parts of a step that overlap attention and experts");
   flags->Add("--context", &engine->context_length,
              "positions of a sequence at most; 0: as the model says");
+  AddSpeculateFlag(flags, &engine->speculate);
+}
+
+void AddSpeculateFlag(FlagSet* flags, int* speculate) {
+  flags->Add("--speculate", speculate,
+             "tokens guessed ahead with the model's MTP layer, 0 to 4; 0: none");
 }
 
 void AddDispatchFlag(FlagSet* flags, std::string* dispatch) {
@@ -120,6 +130,8 @@ Status CheckNodeOptions(const cluster::NodeOptions& node) {
   ATL_RETURN_IF_ERROR(Annotate(model::FindProfile(node.profile).status(), "--profile"));
   if (node.threads < 0)
     return InvalidArgument("--threads: expected 0 or more, found %d", node.threads);
+  if (node.link_spin_us < -1 || node.link_spin_us > 1'000'000)
+    return InvalidArgument("--link-spin-us: expected -1 to 1000000, found %d", node.link_spin_us);
   ATL_RETURN_IF_ERROR(CheckAddress("--listen", node.listen));
   ATL_RETURN_IF_ERROR(CheckAddress("--advertise", node.advertise));
   ATL_RETURN_IF_ERROR(CheckAddress("--data-listen", node.data_listen));
@@ -127,8 +139,8 @@ Status CheckNodeOptions(const cluster::NodeOptions& node) {
   ATL_RETURN_IF_ERROR(CheckAddress("--metrics-listen", node.metrics_listen));
   for (const std::string& join : node.join) ATL_RETURN_IF_ERROR(CheckJoin(join));
   for (const std::string& kind : node.links) {
-    if (kind != "unix" && kind != "tcp")
-      return InvalidArgument("--links: expected unix or tcp, found \"%s\"", kind);
+    if (kind != "shm" && kind != "unix" && kind != "tcp")
+      return InvalidArgument("--links: expected shm, unix or tcp, found \"%s\"", kind);
   }
   return absl::OkStatus();
 }
@@ -148,6 +160,7 @@ std::vector<std::string> NodeArguments(const cluster::NodeOptions& node,
   arguments.Add("--metrics-listen", node.metrics_listen);
   arguments.Add("--isa", node.isa);
   arguments.Add("--threads", int64_t{node.threads});
+  arguments.Add("--link-spin-us", int64_t{node.link_spin_us});
   arguments.Add("--zone", node.zone);
   arguments.Add("--coverage-timeout", node.coverage_timeout);
   arguments.Add("--drain-timeout", node.drain_timeout);
@@ -167,6 +180,7 @@ std::vector<std::string> EngineArguments(const attention::EngineOptions& engine)
   arguments.Add("--prefix-cache", engine.prefix_cache);
   arguments.Add("--micro-batches", int64_t{engine.micro_batches});
   arguments.Add("--context", engine.context_length);
+  arguments.Add("--speculate", int64_t{engine.speculate});
   return arguments.Take();
 }
 

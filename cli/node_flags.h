@@ -31,6 +31,8 @@ void AddListenFlags(FlagSet* flags, cluster::NodeOptions* node);
 void AddJoinFlags(FlagSet* flags, cluster::NodeOptions* node);
 // Sizes of the attention engine.
 void AddEngineFlags(FlagSet* flags, attention::EngineOptions* engine);
+// --speculate: of the engine, and of routers, which place the MTP layer's experts if it is not 0.
+void AddSpeculateFlag(FlagSet* flags, int* speculate);
 void AddDispatchFlag(FlagSet* flags, std::string* dispatch);
 
 // REQUIRES: the flags above were parsed into them. InvalidArgument says which flag is wrong.

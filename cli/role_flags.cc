@@ -37,6 +37,7 @@ void AddRouterFlags(FlagSet* flags, router::RouterServerOptions* options, Proces
   AddFrontDoorFlags(flags, &options->max_concurrent_requests, &options->max_queued_requests);
   flags->Add("--context", &options->context_length,
              "positions of a sequence at most, as at the attention nodes; 0: as the model says");
+  AddSpeculateFlag(flags, &options->speculate);
   AddPlannerFlags(flags, &options->min_replicas, &options->settle);
 }
 
@@ -63,6 +64,7 @@ std::vector<std::string> RouterArguments(const router::RouterServerOptions& opti
       absl::StrFormat("--max-concurrent-requests=%d", options.max_concurrent_requests));
   arguments.push_back(absl::StrFormat("--max-queued-requests=%d", options.max_queued_requests));
   arguments.push_back(absl::StrFormat("--context=%d", options.context_length));
+  arguments.push_back(absl::StrFormat("--speculate=%d", options.speculate));
   arguments.push_back(absl::StrFormat("--min-replicas=%d", options.min_replicas));
   arguments.push_back("--settle=" + absl::FormatDuration(options.settle));
   return arguments;

@@ -3,11 +3,16 @@
 #include <netdb.h>
 #include <sys/socket.h>
 
+#include "base/log.h"
 #include "cluster/host_id.h"
 #include "rpc/address.h"
 
 namespace atl::cluster {
 namespace {
+
+constexpr int kFreeCoresToSpin = 2;
+// As long as the wake-up that it saves.
+constexpr absl::Duration kSpinOnFreeCores = absl::Microseconds(50);
 
 // Sockets take numbers: the first address of a name.
 StatusOr<std::string> ToNumbers(const std::string& host) {
@@ -25,7 +30,7 @@ StatusOr<std::string> ToNumbers(const std::string& host) {
 }
 
 StatusOr<transport::Endpoint> WhereToListen(transport::LinkKind kind, const NodeOptions& options) {
-  if (kind == transport::LinkKind::kUnix) {
+  if (kind != transport::LinkKind::kTcp) {
     return transport::Endpoint{kind, absl::StrFormat("@atoll-%016x%016x", RandomId(), RandomId())};
   }
   ATL_ASSIGN_OR_RETURN(
@@ -41,16 +46,24 @@ StatusOr<transport::Endpoint> WhereToListen(transport::LinkKind kind, const Node
 
 StatusOr<std::vector<transport::LinkKind>> AllowedLinks(const NodeOptions& options) {
   if (options.links.empty())
-    return std::vector{transport::LinkKind::kUnix, transport::LinkKind::kTcp};
+    return std::vector{transport::LinkKind::kShm, transport::LinkKind::kUnix,
+                       transport::LinkKind::kTcp};
   std::vector<transport::LinkKind> kinds;
   for (const std::string& name : options.links) {
     ATL_ASSIGN_OR_RETURN(const transport::LinkKind kind, transport::ParseLinkKind(name));
     if (kind == transport::LinkKind::kInproc) {
-      return InvalidArgument("link kind '%s' does not leave a process: expected unix or tcp", name);
+      return InvalidArgument("link kind '%s' does not leave a process: expected shm, unix or tcp",
+                             name);
     }
     kinds.push_back(kind);
   }
   return kinds;
+}
+
+absl::Duration LinkSpin(const NodeOptions& options, int cores) {
+  if (options.link_spin_us >= 0) return absl::Microseconds(options.link_spin_us);
+  const bool free_cores = options.threads > 0 && cores - options.threads >= kFreeCoresToSpin;
+  return free_cores ? kSpinOnFreeCores : absl::ZeroDuration();
 }
 
 StatusOr<std::unique_ptr<LinkAcceptor>> LinkAcceptor::Listen(
@@ -61,9 +74,13 @@ StatusOr<std::unique_ptr<LinkAcceptor>> LinkAcceptor::Listen(
   std::vector<transport::Endpoint> endpoints;
   for (const transport::LinkKind kind : kinds) {
     ATL_ASSIGN_OR_RETURN(const transport::Endpoint where, WhereToListen(kind, options));
-    ATL_ASSIGN_OR_RETURN(auto listener,
-                         transport::LinkListener::Listen(loop, where, &acceptor->tickets_,
-                                                         transport::LinkLimits{}, on_link));
+    auto listening = transport::LinkListener::Listen(loop, where, &acceptor->tickets_,
+                                                     transport::LinkLimits{}, on_link);
+    if (kind == transport::LinkKind::kShm && options.links.empty() && !listening.ok()) {
+      LogInfo("without shm links: %s", listening.status().ToString());
+      continue;
+    }
+    ATL_ASSIGN_OR_RETURN(auto listener, std::move(listening));
     endpoints.push_back(listener->endpoint());
     if (kind == transport::LinkKind::kTcp) acceptor->data_address_ = listener->endpoint().address;
     acceptor->listeners_.push_back(std::move(listener));

@@ -17,8 +17,13 @@ namespace atl::cluster {
 // link.
 StatusOr<std::vector<transport::LinkKind>> AllowedLinks(const NodeOptions& options);
 
-// Listens on a unix socket of a random abstract name and on tcp, as far as `options` allow. Lives
-// on the loop's thread, like LinkListener; its service is thread-safe.
+// How long a loop with links asks them before it sleeps (EventLoop::SetSpin): as `options` say, or
+// 50 us where `options.threads` leaves two of the `cores` free, else 0.
+absl::Duration LinkSpin(const NodeOptions& options, int cores);
+
+// Listens on unix sockets of random abstract names, for shm and for unix links, and on tcp, as far
+// as `options` allow; without shm where the system gives none and `options` do not ask for it.
+// Lives on the loop's thread, like LinkListener; its service is thread-safe.
 class LinkAcceptor {
  public:
   // AlreadyExists: the data port is in use. FailedPrecondition: plaintext off this machine.

@@ -24,6 +24,10 @@ constexpr absl::Duration kRefusedBackoff = absl::Seconds(2);
 constexpr absl::Duration kStable =
     absl::Seconds(1);  // a link that lived so long starts over with kMinBackoff
 
+// Connections of one kind that may fail in a row before the other kinds are tried without it: the
+// unix socket of a peer in another namespace, memory that cannot be shared.
+constexpr int kMaxFailuresOfKind = 2;
+
 // The way from gRPC's threads to a loop that may be gone.
 class Mailbox {
  public:
@@ -84,7 +88,8 @@ struct LinkConnector::State : std::enable_shared_from_this<LinkConnector::State>
     uint64_t timer = 0;
     absl::Duration backoff = absl::ZeroDuration();
     absl::Duration linked_at = absl::ZeroDuration();
-    std::string last_error;  // logged already
+    std::string last_error;                       // logged already
+    std::map<transport::LinkKind, int> failures;  // of connections, since the last link
   };
 
   State(transport::EventLoop* loop, LinkConnectorOptions options, Callbacks callbacks)
@@ -158,7 +163,7 @@ struct LinkConnector::State : std::enable_shared_from_this<LinkConnector::State>
     call->request.set_revision(options.self.revision);
     call->request.set_numerics_id(options.self.numerics_id);
     call->request.set_host_id(options.self.host_id);
-    for (const transport::LinkKind kind : options.offered) call->request.add_offered(ToProto(kind));
+    for (const transport::LinkKind kind : Offered(peer)) call->request.add_offered(ToProto(kind));
     call->stub->async()->OpenLink(
         &call->context, &call->request, &call->response,
         [call, mailbox = mailbox, weak = weak_from_this(), name = peer->info.name,
@@ -169,6 +174,18 @@ struct LinkConnector::State : std::enable_shared_from_this<LinkConnector::State>
             if (peer != nullptr) self->OnAnswer(peer, rpc::FromGrpc(status), *call);
           });
         });
+  }
+
+  // Never empty: when every kind has failed, all start over.
+  std::vector<transport::LinkKind> Offered(Peer* peer) const {
+    std::vector<transport::LinkKind> kinds = options.offered;
+    std::erase_if(kinds, [&](transport::LinkKind kind) {
+      const auto it = peer->failures.find(kind);
+      return it != peer->failures.end() && it->second >= kMaxFailuresOfKind;
+    });
+    if (!kinds.empty()) return kinds;
+    peer->failures.clear();
+    return options.offered;
   }
 
   void OnAnswer(Peer* peer, const Status& status, const OpenCall& call) {
@@ -184,18 +201,27 @@ struct LinkConnector::State : std::enable_shared_from_this<LinkConnector::State>
     std::memcpy(ticket.data(), call.response.ticket().data(), ticket.size());
     const StatusOr<transport::Endpoint> endpoint = Destination(call);
     if (!endpoint.ok()) return Fail(peer, endpoint.status());
+    if (std::count(options.offered.begin(), options.offered.end(), endpoint->kind) == 0) {
+      return Fail(peer, Unavailable("'%s' answers with %s, a kind that was not offered",
+                                    peer->info.name, endpoint->ToString()));
+    }
     transport::ConnectLink(
         loop, *endpoint, ticket, options.limits, options.timeout,
-        [weak = weak_from_this(), name = peer->info.name,
-         attempt = peer->attempt](StatusOr<std::unique_ptr<transport::Link>> link) {
+        [weak = weak_from_this(), name = peer->info.name, attempt = peer->attempt,
+         kind = endpoint->kind](StatusOr<std::unique_ptr<transport::Link>> link) {
           const auto self = weak.lock();
           Peer* peer = self == nullptr ? nullptr : self->Find(name, attempt);
-          if (peer != nullptr) self->OnConnected(peer, std::move(link));
+          if (peer != nullptr) self->OnConnected(peer, kind, std::move(link));
         });
   }
 
-  void OnConnected(Peer* peer, StatusOr<std::unique_ptr<transport::Link>> link) {
-    if (!link.ok()) return Fail(peer, link.status());
+  void OnConnected(Peer* peer, transport::LinkKind kind,
+                   StatusOr<std::unique_ptr<transport::Link>> link) {
+    if (!link.ok()) {
+      ++peer->failures[kind];
+      return Fail(peer, link.status());
+    }
+    peer->failures.clear();
     LogInfo("%s link to '%s'", transport::LinkKindName((*link)->kind()), peer->info.name);
     peer->phase = Phase::kLinked;
     peer->linked_at = Uptime();

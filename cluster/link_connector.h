@@ -28,7 +28,8 @@ struct LinkConnectorOptions {
 };
 
 // Tries again after 20 ms to 0.5 s as long as a peer is wanted (2 s if it refuses, which is logged
-// once as an error). Lives on the loop's thread, destructor included.
+// once as an error); a kind whose connections fail twice in a row is left out until another one
+// stands or all have failed. Lives on the loop's thread, destructor included.
 class LinkConnector {
  public:
   struct Callbacks {

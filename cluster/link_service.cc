@@ -36,6 +36,8 @@ pb::LinkKind ToProto(transport::LinkKind kind) {
       return pb::LINK_KIND_UNIX;
     case transport::LinkKind::kTcp:
       return pb::LINK_KIND_TCP;
+    case transport::LinkKind::kShm:
+      return pb::LINK_KIND_SHM;
   }
   return pb::LINK_KIND_UNSPECIFIED;
 }
@@ -51,7 +53,7 @@ StatusOr<pb::OpenLinkResponse> LinkService::Open(const pb::OpenLinkRequest& requ
   for (const int offered : request.offered()) {
     for (const transport::Endpoint& endpoint : endpoints_) {
       if (ToProto(endpoint.kind) != offered) continue;
-      if (endpoint.kind == transport::LinkKind::kUnix && !one_host) continue;
+      if (endpoint.kind != transport::LinkKind::kTcp && !one_host) continue;
       const transport::Ticket ticket = tickets_->Issue(request.peer());
       pb::OpenLinkResponse response;
       response.set_kind(ToProto(endpoint.kind));
@@ -67,7 +69,7 @@ StatusOr<pb::OpenLinkResponse> LinkService::Open(const pb::OpenLinkRequest& requ
   std::vector<int> here;
   for (const transport::Endpoint& endpoint : endpoints_) here.push_back(ToProto(endpoint.kind));
   return FailedPrecondition(
-      "link of '%s' to '%s': offered [%s], here are [%s] (unix on one host only: %s)",
+      "link of '%s' to '%s': offered [%s], here are [%s] (shm and unix on one host only: %s)",
       request.peer(), self_.name, absl::StrJoin(request.offered(), ", ", kind_name),
       absl::StrJoin(here, ", ", kind_name), one_host ? "it is" : "it is another");
 }

@@ -37,7 +37,8 @@ class LinkService final : public pb::LinkService::CallbackService {
   // False: UNAVAILABLE to all (draining).
   void SetAccepting(bool accepting) { accepting_ = accepting; }
 
-  // OpenLink without gRPC: the first offered kind that is had here too; unix only on one host.
+  // OpenLink without gRPC: the first offered kind that is had here too; shm and unix only on one
+  // host.
   StatusOr<pb::OpenLinkResponse> Open(const pb::OpenLinkRequest& request);
 
   grpc::ServerUnaryReactor* OpenLink(grpc::CallbackServerContext* context,

@@ -17,7 +17,8 @@ struct NodeOptions {
   std::string advertise;               // HOST:PORT that others use; empty: where it listens
   std::vector<std::string>
       join;  // routers: HOST:PORT, dns:NAME:PORT, file:PATH (one HOST:PORT a line)
-  std::vector<std::string> links;  // link kinds allowed, best first; empty: unix, tcp
+  std::vector<std::string> links;  // link kinds allowed, best first; empty: shm, unix, tcp
+  int link_spin_us = -1;           // before a thread that waits for links sleeps; -1: LinkSpin()
   std::string data_listen;         // HOST:PORT of tcp links; empty: listen's host, a free port
   std::string health_listen;       // HOST:PORT; empty: none
   std::string metrics_listen;      // HOST:PORT of Prometheus metrics; empty: none

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -40,8 +41,8 @@ struct Placement {
   std::vector<NodeName> nodes;
   std::vector<std::vector<std::vector<int32_t>>> holders;
 
-  // (layer, expert) pairs of layers that have experts without a holder: 0 means coverage.
-  int64_t MissingExperts() const;
+  // (layer, expert) pairs without a holder, of the first `num_layers` layers: 0 means coverage.
+  int64_t MissingExperts(int64_t num_layers = std::numeric_limits<int64_t>::max()) const;
 };
 
 }  // namespace atl::cluster

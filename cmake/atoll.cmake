@@ -11,6 +11,8 @@ function(_atoll_flags target)
   target_compile_options(${target} PRIVATE ${ATOLL_WARNINGS} ${ATOLL_FLAGS})
   if(ATOLL_SANITIZE)
     target_compile_options(${target} PUBLIC -fsanitize=${ATOLL_SANITIZE} -fno-omit-frame-pointer -g)
+    # GCC's flow analysis loses its way in instrumented code.
+    target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)
     target_link_options(${target} PUBLIC -fsanitize=${ATOLL_SANITIZE})
   endif()
 endfunction()

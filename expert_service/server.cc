@@ -107,6 +107,7 @@ Status ExpertServerImpl::OpenModel() {
 
 Status ExpertServerImpl::ListenForLinks() {
   const int cores = std::max(1u, std::thread::hardware_concurrency());
+  loop_.loop()->SetSpin(cluster::LinkSpin(options_.node, cores));
   pool_ = std::make_unique<ThreadPool>(
       ThreadPoolOptions{.num_threads = options_.node.threads > 0 ? options_.node.threads : cores});
   ATL_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options_.node.isa));

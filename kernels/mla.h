@@ -42,17 +42,23 @@ struct MlaRow {
 // Floats of scratch that MlaAttend needs.
 int64_t MlaScratch(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows);
 
-//   q_latent [T, H, R]: W_UK applied;  q_rope [T, H, Dr]: rotated;  out [T, H, R] =
-//   round(softmax(scores) c_kv)
+// q_latent [T, H, R]: W_UK applied;  q_rope [T, H, Dr]: rotated;
+// out [T, H, R] = round(softmax(scores) c_kv)
+//
 // Every key and value is read through the cache's rounding. Bits of a row depend on its own query
 // and keys alone:
-//   score[h, s] = scale * (fma chain over R of q_latent * c_kv, continued over Dr of q_rope *
-//   k_rope) blocks of 64 positions from position 0; online softmax in ascending blocks within
-//   segments of 1024 positions: with the block the maximum m becomes m', sum l and accumulators o
-//   (from m = -inf, l = o = 0) are multiplied by Exp(m - m'), then for each of its positions,
-//   ascending, p = Exp(score - m'), l = l + p, o = fma(p, c_kv, o) segments are always formed, and
-//   merged in ascending order, whether or not they ran in parallel: with a = Exp(m0 - m'), b =
-//   Exp(m1 - m'), l = fma(l1, b, l0 a), o = fma(o1, b, o0 a); one division by l at the end.
+//
+// - score[h, s] = scale * (fma chain over R of q_latent * c_kv, continued over Dr of
+//   q_rope * k_rope).
+//
+// - Blocks of 64 positions from position 0; online softmax in ascending blocks within segments of
+//   1024 positions: with the block the maximum m becomes m', sum l and accumulators o (from
+//   m = -inf, l = o = 0) are multiplied by Exp(m - m'), then for each of its positions, ascending,
+//   p = Exp(score - m'), l = l + p, o = fma(p, c_kv, o).
+//
+// - Segments are always formed, and merged in ascending order, whether or not they ran in
+//   parallel: with a = Exp(m0 - m'), b = Exp(m1 - m'), l = fma(l1, b, l0 a),
+//   o = fma(o1, b, o0 a); one division by l at the end.
 void MlaAttend(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows,
                const float* q_latent, const float* q_rope, float* out, Rounding rounding,
                float* scratch);

@@ -26,6 +26,7 @@ StatusOr<std::unique_ptr<LocalStack>> LocalStack::Open(const LocalStackOptions& 
   ATL_ASSIGN_OR_RETURN(
       stack->engine_options_,
       attention::ResolveEngineOptions(options.engine, checkpoint.config(), stack->profile_));
+  const bool with_mtp = options.with_mtp || stack->engine_options_.speculate > 0;
   const int cores = std::max(1u, std::thread::hardware_concurrency());
   stack->pool_ = std::make_unique<ThreadPool>(
       ThreadPoolOptions{.num_threads = options.threads > 0 ? options.threads : cores});
@@ -33,8 +34,8 @@ StatusOr<std::unique_ptr<LocalStack>> LocalStack::Open(const LocalStackOptions& 
   ATL_ASSIGN_OR_RETURN(stack->ctx_, kernels::MakeKernelContext(isa, stack->pool_.get()));
   ATL_ASSIGN_OR_RETURN(stack->weights_,
                        attention::LoadModelWeights(checkpoint, stack->profile_,
-                                                   stack->engine_options_.context_length,
-                                                   options.with_mtp, stack->pool_.get()));
+                                                   stack->engine_options_.context_length, with_mtp,
+                                                   stack->pool_.get()));
   ATL_ASSIGN_OR_RETURN(stack->gates_, dispatch::GateWeights::Load(checkpoint, stack->pool_.get()));
   ATL_RETURN_IF_ERROR(stack->LoadExperts(options));
   stack->Connect(options);

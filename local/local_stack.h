@@ -33,7 +33,7 @@ struct LocalStackOptions {
   std::string dispatch =
       "service";  // "service": frames through a router's server; "inline": the dispatcher directly
   attention::EngineOptions engine;
-  bool with_mtp = false;     // load the MTP layer too
+  bool with_mtp = false;     // load the MTP layer even if the engine does not speculate
   int num_expert_nodes = 1;  // engines, each with its share of the experts
   // Which node holds (layer, expert); empty: expert modulo nodes.
   std::function<int(int32_t layer, int32_t expert)> shard;

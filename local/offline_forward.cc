@@ -55,9 +55,14 @@ Status OfflineForward::MtpLogits(std::span<const uint32_t> ids, std::vector<floa
   // rotation, and the layer's cache then begins at position 0 as every cache does.
   std::vector<StepRow> rows(count);
   for (int64_t i = 0; i < count; ++i) rows[i] = {ids[i + 1], static_cast<int32_t>(i), 0};
-  logits->resize(count * stack_->checkpoint().config().vocab_size);
+  const model::ModelConfig& c = stack_->checkpoint().config();
+  std::vector<float> state(count * c.hidden_size);
   const std::span<const BlockId> table(blocks_);
-  return runner_.RunMtp(rows, std::span(&table, 1), 0, final_hidden.data(), logits->data());
+  ATL_RETURN_IF_ERROR(runner_.RunMtp(rows, std::span(&table, 1), 0, final_hidden.data(),
+                                     absl::InfiniteFuture(), state.data()));
+  logits->resize(count * c.vocab_size);
+  runner_.Logits(state.data(), count, logits->data());
+  return absl::OkStatus();
 }
 
 }  // namespace atl::local

@@ -120,7 +120,7 @@ Status RouterServerImpl::OpenModel() {
   ATL_ASSIGN_OR_RETURN(profile_,
                        model::FindProfile(options_.node.profile.empty() ? model::kDefaultProfile
                                                                         : options_.node.profile));
-  experts_ = dispatch::ModelExpertsOf(checkpoint_->config());
+  experts_ = dispatch::ModelExpertsOf(checkpoint_->config(), options_.speculate > 0);
   const int cores = std::max(1u, std::thread::hardware_concurrency());
   pool_ = std::make_unique<ThreadPool>(
       ThreadPoolOptions{.num_threads = options_.node.threads > 0 ? options_.node.threads : cores});
@@ -137,6 +137,8 @@ Status RouterServerImpl::MakeDispatch() {
   ATL_ASSIGN_OR_RETURN(const kernels::KernelContext context,
                        kernels::MakeKernelContext(isa, pool_.get()));
   transport::EventLoop* const loop = loop_.loop();
+  loop->SetSpin(cluster::LinkSpin(
+      options_.node, static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))));
   dispatcher_ = std::make_unique<dispatch::Dispatcher>(
       loop, context, checkpoint_->config(), profile_, gates_.get(),
       dispatch::DispatcherOptions{.coverage_timeout = options_.node.coverage_timeout});

@@ -16,6 +16,7 @@ struct RouterServerOptions {
   int max_queued_requests = 1024;     // waiting here; beyond: RESOURCE_EXHAUSTED
   int64_t context_length =
       0;  // positions of a sequence at most, as at the attention nodes; 0: as the model says
+  int speculate = 0;  // as at the attention nodes: above 0 the MTP layer's experts are placed too
   int min_replicas = 1;
   absl::Duration settle =
       absl::Milliseconds(300);  // quiet time of the membership before the planner acts

@@ -4,13 +4,16 @@
 
 #include <cerrno>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "transport/endpoint.h"
 #include "transport/hello.h"
+#include "transport/shm_stream.h"
 #include "transport/socket_address.h"
-#include "transport/socket_link.h"
+#include "transport/socket_stream.h"
+#include "transport/stream_link.h"
 
 namespace atl::transport {
 namespace {
@@ -29,6 +32,7 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
         done_(std::move(done)) {}
   ~Attempt() {
     if (fd_ >= 0) close(fd_);
+    if (passed_fd_ >= 0) close(passed_fd_);
   }
 
   void Start(absl::Duration timeout) {
@@ -75,7 +79,10 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   }
 
   void ReadAnswer() {
-    const ssize_t n = read(fd_, answer_.data() + answer_got_, answer_.size() - answer_got_);
+    const std::span<std::byte> rest = std::span(answer_).subspan(answer_got_);
+    const int64_t n = endpoint_.kind == LinkKind::kShm
+                          ? ReceiveWithDescriptor(fd_, rest, &passed_fd_)
+                          : read(fd_, rest.data(), rest.size());
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
     if (n < 0)
       return Finish(Unavailable("%s", std::string(ErrnoStatus(errno, "read answer").message())));
@@ -84,8 +91,20 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
     if (answer_got_ < answer_.size()) return;
     const StatusOr<int64_t> window = DecodeHelloAnswer(answer_);
     if (!window.ok()) return Finish(window.status());
+    StatusOr<std::unique_ptr<ByteStream>> stream = MakeStream(*window);
+    if (!stream.ok()) return Finish(stream.status());
+    Finish(MakeStreamLink(loop_, *std::move(stream), endpoint_.kind, limits_, *window));
+  }
+
+  StatusOr<std::unique_ptr<ByteStream>> MakeStream(int64_t window) {
     loop_->Unwatch(fd_);
-    Finish(MakeSocketLink(loop_, std::exchange(fd_, -1), endpoint_.kind, limits_, *window));
+    if (endpoint_.kind != LinkKind::kShm) return MakeSocketStream(loop_, std::exchange(fd_, -1));
+    if (passed_fd_ < 0) return InvalidArgument("the listener's answer has no shared memory");
+    ATL_ASSIGN_OR_RETURN(
+        SharedMemory memory,
+        SharedMemory::Open(std::exchange(passed_fd_, -1), ShmBytes(window, limits_.window_bytes)));
+    return MakeShmStream(loop_, std::exchange(fd_, -1), std::move(memory), ShmSide::kConnector,
+                         window, limits_.window_bytes);
   }
 
   void Finish(StatusOr<std::unique_ptr<Link>> result) {
@@ -106,6 +125,7 @@ class Attempt : public std::enable_shared_from_this<Attempt> {
   const LinkLimits limits_;
   Done done_;
   int fd_ = -1;
+  int passed_fd_ = -1;  // came with the answer
   uint64_t timer_ = 0;
   HelloAnswerBytes answer_;
   size_t answer_got_ = 0;

@@ -15,7 +15,7 @@
 namespace atl::transport {
 namespace {
 
-constexpr char kExpected[] = "expected tcp:HOST:PORT, unix:PATH or unix:@NAME";
+constexpr char kExpected[] = "expected tcp:HOST:PORT, or unix: or shm: and PATH or @NAME";
 
 struct HostPort {
   std::string host;
@@ -90,8 +90,8 @@ StatusOr<Endpoint> ParseEndpoint(const std::string& text) {
   if (scheme == "tcp") {
     endpoint.kind = LinkKind::kTcp;
     ATL_RETURN_IF_ERROR(SplitHostPort(endpoint.address).status());
-  } else if (scheme == "unix") {
-    endpoint.kind = LinkKind::kUnix;
+  } else if (scheme == "unix" || scheme == "shm") {
+    endpoint.kind = scheme == "shm" ? LinkKind::kShm : LinkKind::kUnix;
     ATL_RETURN_IF_ERROR(UnixAddress(endpoint.address).status());
   } else {
     return InvalidArgument("endpoint '%s': %s", text, kExpected);
@@ -119,6 +119,7 @@ StatusOr<Endpoint> ResolveEndpoint(const Endpoint& endpoint) {
 
 StatusOr<SocketAddress> ToSocketAddress(const Endpoint& endpoint) {
   switch (endpoint.kind) {
+    case LinkKind::kShm:
     case LinkKind::kUnix:
       return UnixAddress(endpoint.address);
     case LinkKind::kTcp: {

@@ -33,8 +33,8 @@ class TicketBook {
   std::unique_ptr<State> state_;
 };
 
-// "tcp:HOST:PORT" ("tcp:[::1]:PORT" for IPv6) or "unix:PATH" ("unix:@NAME" for the abstract
-// namespace).
+// "tcp:HOST:PORT" ("tcp:[::1]:PORT" for IPv6), "unix:PATH" ("unix:@NAME" for the abstract
+// namespace), or "shm:" and a unix socket's path or @NAME.
 struct Endpoint {
   LinkKind kind = LinkKind::kTcp;
   std::string address;
@@ -51,7 +51,8 @@ StatusOr<Endpoint> ResolveEndpoint(const Endpoint& endpoint);
 class LinkListener {
  public:
   using OnLink = std::function<void(const std::string& peer, std::unique_ptr<Link>)>;
-  // Binds at once (AlreadyExists: in use; a socket file that nobody listens on is replaced). tcp
+  // Binds at once (AlreadyExists: in use; a socket file that nobody listens on is replaced;
+  // Unavailable: shm, and the system gives no memory that can be shared). tcp
   // port 0 takes a free one: see endpoint(). `tickets` and `loop` outlive the listener; destroying
   // it ends listening and the connections that wait, not the links.
   static StatusOr<std::unique_ptr<LinkListener>> Listen(EventLoop* loop, const Endpoint& endpoint,

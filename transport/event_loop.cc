@@ -78,7 +78,15 @@ struct EventLoop::State {
       timers;  // (due on the monotonic clock, id)
   std::unordered_map<uint64_t, int64_t> due_of_timer;
   uint64_t next_timer = 1;
+  std::vector<Poller*> pollers;  // nullptr: removed in this turn
+  int64_t spin_ns = 0;
 
+  bool AnyReady() const;
+  bool AnyPosted();
+  int WaitForEvents(epoll_event* events, int64_t wait_ns);
+  int Spin(epoll_event* events, int64_t until_ns);
+  int Sleep(epoll_event* events, int64_t wait_ns);
+  void RunPollers();
   void DispatchEvents(const epoll_event* events, int n);
   void RunTimers();
 };
@@ -120,13 +128,8 @@ void EventLoop::RunOnce(absl::Duration timeout) {
     const int64_t until_timer = s.timers.begin()->first.first - MonotonicNs();
     wait_ns = std::min(wait_ns, std::max<int64_t>(until_timer, 0));
   }
-  {
-    std::lock_guard lock(s.mu);
-    if (!s.posted.empty()) wait_ns = 0;
-    s.waiting = wait_ns > 0;
-  }
   epoll_event events[kMaxEvents];
-  const int n = Wait(s.epoll_fd, events, wait_ns);
+  const int n = s.WaitForEvents(events, wait_ns);
   // What callbacks post from here on runs in the next turn.
   {
     std::lock_guard lock(s.mu);
@@ -134,9 +137,72 @@ void EventLoop::RunOnce(absl::Duration timeout) {
     s.running.swap(s.posted);
   }
   s.DispatchEvents(events, n);
+  s.RunPollers();
   s.RunTimers();
   for (std::function<void()>& fn : s.running) std::exchange(fn, nullptr)();
   s.running.clear();
+}
+
+bool EventLoop::State::AnyReady() const {
+  return std::any_of(pollers.begin(), pollers.end(),
+                     [](Poller* poller) { return poller != nullptr && poller->Ready(); });
+}
+
+bool EventLoop::State::AnyPosted() {
+  std::lock_guard lock(mu);
+  return !posted.empty();
+}
+
+// Returns as epoll_wait does, at once if a poller is ready or something was posted.
+int EventLoop::State::WaitForEvents(epoll_event* events, int64_t wait_ns) {
+  if (wait_ns == 0) return Wait(epoll_fd, events, 0);
+  if (spin_ns > 0) {
+    const int64_t start = MonotonicNs();
+    const int n = Spin(events, AddSaturated(start, std::min(spin_ns, wait_ns)));
+    if (n != 0 || AnyReady() || AnyPosted()) return n;
+    if (wait_ns != kForever) wait_ns = std::max<int64_t>(wait_ns - (MonotonicNs() - start), 0);
+  }
+  return Sleep(events, wait_ns);
+}
+
+int EventLoop::State::Spin(epoll_event* events, int64_t until_ns) {
+  constexpr int kAsksPerPoll = 32;  // pollers are asked without a system call, descriptors are not
+  do {
+    for (int i = 0; i < kAsksPerPoll; ++i) {
+      if (AnyReady()) return 0;
+      __builtin_ia32_pause();
+    }
+    if (AnyPosted()) return 0;
+    const int n = epoll_wait(epoll_fd, events, kMaxEvents, 0);
+    if (n != 0) return n;
+  } while (MonotonicNs() < until_ns);
+  return 0;
+}
+
+int EventLoop::State::Sleep(epoll_event* events, int64_t wait_ns) {
+  for (Poller* poller : pollers) {
+    if (poller != nullptr) poller->SetAsleep(true);
+  }
+  if (AnyReady()) wait_ns = 0;
+  {
+    std::lock_guard lock(mu);
+    if (!posted.empty()) wait_ns = 0;
+    waiting = wait_ns > 0;
+  }
+  const int n = Wait(epoll_fd, events, wait_ns);
+  for (Poller* poller : pollers) {
+    if (poller != nullptr) poller->SetAsleep(false);
+  }
+  return n;
+}
+
+// Those added by these callbacks wait for the next turn.
+void EventLoop::State::RunPollers() {
+  const size_t count = pollers.size();
+  for (size_t i = 0; i < count; ++i) {
+    if (pollers[i] != nullptr && pollers[i]->Ready()) pollers[i]->Run();
+  }
+  std::erase(pollers, nullptr);
 }
 
 void EventLoop::State::DispatchEvents(const epoll_event* events, int n) {
@@ -191,6 +257,17 @@ void EventLoop::Unwatch(int fd) {
   s.watchers.erase(it->second);
   s.watcher_of_fd.erase(it);
   epoll_ctl(s.epoll_fd, EPOLL_CTL_DEL, fd, nullptr);
+}
+
+void EventLoop::AddPoller(Poller* poller) { state_->pollers.push_back(poller); }
+
+void EventLoop::RemovePoller(Poller* poller) {
+  std::replace(state_->pollers.begin(), state_->pollers.end(), poller,
+               static_cast<Poller*>(nullptr));
+}
+
+void EventLoop::SetSpin(absl::Duration spin) {
+  state_->spin_ns = spin >= absl::InfiniteDuration() ? kForever : absl::ToInt64Nanoseconds(spin);
 }
 
 uint64_t EventLoop::RunAt(absl::Time when, std::function<void()> fn) {

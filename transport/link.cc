@@ -12,15 +12,17 @@ const char* LinkKindName(LinkKind kind) {
       return "unix";
     case LinkKind::kTcp:
       return "tcp";
+    case LinkKind::kShm:
+      return "shm";
   }
   return "unknown";
 }
 
 StatusOr<LinkKind> ParseLinkKind(const std::string& name) {
-  for (LinkKind kind : {LinkKind::kInproc, LinkKind::kUnix, LinkKind::kTcp}) {
+  for (LinkKind kind : {LinkKind::kInproc, LinkKind::kUnix, LinkKind::kTcp, LinkKind::kShm}) {
     if (name == LinkKindName(kind)) return kind;
   }
-  return InvalidArgument("link kind '%s' is unknown: expected inproc, unix or tcp", name);
+  return InvalidArgument("link kind '%s' is unknown: expected inproc, shm, unix or tcp", name);
 }
 
 Status CheckLimits(const LinkLimits& limits) {

@@ -15,7 +15,7 @@
 
 namespace atl::transport {
 
-enum class LinkKind : uint8_t { kInproc = 1, kUnix = 2, kTcp = 3 };
+enum class LinkKind : uint8_t { kInproc = 1, kUnix = 2, kTcp = 3, kShm = 4 };
 
 const char* LinkKindName(LinkKind kind);
 StatusOr<LinkKind> ParseLinkKind(const std::string& name);

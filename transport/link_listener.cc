@@ -7,14 +7,17 @@
 #include <algorithm>
 #include <cerrno>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "base/log.h"
 #include "transport/endpoint.h"
 #include "transport/hello.h"
+#include "transport/shm_stream.h"
 #include "transport/socket_address.h"
-#include "transport/socket_link.h"
+#include "transport/socket_stream.h"
+#include "transport/stream_link.h"
 
 namespace atl::transport {
 namespace {
@@ -44,7 +47,7 @@ StatusOr<int> BindAndListen(const Endpoint& endpoint, const SocketAddress& addre
     fchmod(fd, 0600);  // the file that bind makes takes this mode
   }
   int result = bind(fd, address.get(), address.size);
-  if (result != 0 && errno == EADDRINUSE && endpoint.kind == LinkKind::kUnix &&
+  if (result != 0 && errno == EADDRINUSE && endpoint.kind != LinkKind::kTcp &&
       endpoint.address[0] != '@' && IsStale(address)) {
     unlink(endpoint.address.c_str());
     result = bind(fd, address.get(), address.size);
@@ -135,14 +138,25 @@ class Acceptor : public std::enable_shared_from_this<Acceptor> {
     const StatusOr<Hello> hello = DecodeHello(bytes);
     const StatusOr<std::string> peer =
         hello.ok() ? tickets_->Redeem(hello->ticket) : hello.status();
-    const HelloAnswerBytes answer = EncodeHelloAnswer(peer.status(), limits_.window_bytes);
+    std::optional<SharedMemory> memory;
+    Status status = peer.status();
+    if (status.ok() && kind_ == LinkKind::kShm) {
+      StatusOr<SharedMemory> made =
+          SharedMemory::Create(ShmBytes(limits_.window_bytes, hello->window_bytes));
+      status = made.status();
+      if (made.ok()) memory.emplace(*std::move(made));
+    }
+    const HelloAnswerBytes answer = EncodeHelloAnswer(status, limits_.window_bytes);
     // An empty socket takes these few bytes at once; if not, the peer is gone.
-    const bool sent = send(fd, answer.data(), answer.size(), MSG_NOSIGNAL | MSG_DONTWAIT) ==
-                      static_cast<ssize_t>(answer.size());
-    if (!peer.ok()) LogWarning("link listener: connection refused: %s", peer.status().ToString());
-    if (!peer.ok() || !sent) return Drop(fd);
+    const bool sent = SendWithDescriptor(fd, answer, memory ? memory->fd() : -1).ok();
+    if (!status.ok()) LogWarning("link listener: connection refused: %s", status.ToString());
+    if (!status.ok() || !sent) return Drop(fd);
     Forget(fd);
-    on_link_(*peer, MakeSocketLink(loop_, fd, kind_, limits_, hello->window_bytes));
+    std::unique_ptr<ByteStream> stream =
+        memory ? MakeShmStream(loop_, fd, *std::move(memory), ShmSide::kListener,
+                               limits_.window_bytes, hello->window_bytes)
+               : MakeSocketStream(loop_, fd);
+    on_link_(*peer, MakeStreamLink(loop_, std::move(stream), kind_, limits_, hello->window_bytes));
   }
 
   void Forget(int fd) {
@@ -181,7 +195,7 @@ class SocketListener : public LinkListener {
       : acceptor_(std::move(acceptor)), endpoint_(std::move(endpoint)) {}
   ~SocketListener() override {
     acceptor_->Stop();
-    if (endpoint_.kind == LinkKind::kUnix && endpoint_.address[0] != '@')
+    if (endpoint_.kind != LinkKind::kTcp && endpoint_.address[0] != '@')
       unlink(endpoint_.address.c_str());
   }
   const Endpoint& endpoint() const override { return endpoint_; }
@@ -201,6 +215,9 @@ StatusOr<std::unique_ptr<LinkListener>> LinkListener::Listen(EventLoop* loop,
   ATL_RETURN_IF_ERROR(CheckLimits(limits));
   ATL_ASSIGN_OR_RETURN(const Endpoint resolved, ResolveEndpoint(endpoint));
   ATL_ASSIGN_OR_RETURN(const SocketAddress address, ToSocketAddress(resolved));
+  if (resolved.kind == LinkKind::kShm) {
+    ATL_RETURN_IF_ERROR(Annotate(SharedMemory::Create(ShmBytes(1, 1)).status(), "shm links"));
+  }
   ATL_ASSIGN_OR_RETURN(const int fd, BindAndListen(resolved, address));
   Endpoint bound = resolved;
   if (bound.kind == LinkKind::kTcp) {

@@ -6,7 +6,7 @@
 
 namespace atl::dispatch {
 
-// Layers of the main model; bytes are left zero.
-cluster::ModelExperts ModelExpertsOf(const model::ModelConfig& config);
+// Layers of the main model, and with_mtp the first MTP layer if there is one; bytes are left zero.
+cluster::ModelExperts ModelExpertsOf(const model::ModelConfig& config, bool with_mtp);
 
 }  // namespace atl::dispatch

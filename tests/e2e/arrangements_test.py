@@ -54,9 +54,9 @@ class ArrangementsTest(unittest.TestCase):
 
     def test_clusters(self):
         if FULL:
-            arrangements = itertools.product((1, 2, 4, 8), ("service", "inline"), ("unix", "tcp"))
+            arrangements = itertools.product((1, 2, 4, 8), ("service", "inline"), ("shm", "unix", "tcp"))
         else:
-            arrangements = [(1, "inline", "tcp"), (2, "service", "unix"), (4, "service", "tcp"), (4, "inline", "unix")]
+            arrangements = [(1, "inline", "tcp"), (2, "service", "unix"), (4, "service", "tcp"), (4, "inline", "shm")]
         for experts, dispatch, link in arrangements:
             self.check_cluster(experts, dispatch, link)
 

@@ -141,12 +141,11 @@ std::vector<Arrangement> Arrangements() {
                    o->num_experts = 2;
                    o->holders = [](int32_t, int32_t) { return std::vector<int>{0, 1}; };
                  }});
-  for (const auto kind :
-       {transport::LinkKind::kInproc, transport::LinkKind::kUnix, transport::LinkKind::kTcp}) {
+  for (const auto kind : {transport::LinkKind::kInproc, transport::LinkKind::kShm,
+                          transport::LinkKind::kUnix, transport::LinkKind::kTcp}) {
     for (const std::string dispatch : {"service", "inline"}) {
-      const std::string name = kind == transport::LinkKind::kInproc ? "Inproc"
-                               : kind == transport::LinkKind::kUnix ? "Unix"
-                                                                    : "Tcp";
+      std::string name = transport::LinkKindName(kind);
+      name[0] = static_cast<char>(std::toupper(name[0]));
       all.push_back({name + (dispatch == "service" ? "Service" : "Inline"), [=](auto* o) {
                        o->links = kind;
                        o->dispatch = dispatch;

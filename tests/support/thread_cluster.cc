@@ -50,7 +50,7 @@ class LinkHost {
     if (kind == LinkKind::kInproc) return absl::OkStatus();
     static std::atomic<int> next{0};
     transport::Endpoint endpoint{.kind = kind, .address = "127.0.0.1:0"};
-    if (kind == LinkKind::kUnix)
+    if (kind != LinkKind::kTcp)
       endpoint.address = absl::StrFormat("@atoll-test-%d-%d", getpid(), next.fetch_add(1));
     Status status;
     thread_->Call([&] {
@@ -121,9 +121,10 @@ StatusOr<std::unique_ptr<ThreadCluster>> ThreadCluster::Start(const ThreadCluste
                            options.engine, cluster->checkpoint_->config(), cluster->profile_));
   ThreadClusterOptions resolved = options;
   resolved.engine = engine;
-  ATL_ASSIGN_OR_RETURN(cluster->weights_, attention::LoadModelWeights(
-                                              *cluster->checkpoint_, cluster->profile_,
-                                              engine.context_length, false, cluster->pool_.get()));
+  ATL_ASSIGN_OR_RETURN(
+      cluster->weights_,
+      attention::LoadModelWeights(*cluster->checkpoint_, cluster->profile_, engine.context_length,
+                                  engine.speculate > 0, cluster->pool_.get()));
   ATL_ASSIGN_OR_RETURN(cluster->gates_,
                        dispatch::GateWeights::Load(*cluster->checkpoint_, cluster->pool_.get()));
   ATL_RETURN_IF_ERROR(cluster->StartExperts(resolved));
@@ -145,7 +146,8 @@ Status ThreadCluster::StartExperts(const ThreadClusterOptions& options) {
     placement->nodes.push_back(node->name);
     experts_.push_back(std::move(node));
   }
-  for (int32_t layer = 0; layer < c.num_hidden_layers; ++layer) {
+  const int32_t num_layers = static_cast<int32_t>(weights_->layers.size());
+  for (int32_t layer = 0; layer < num_layers; ++layer) {
     if (!c.is_moe_layer(layer)) continue;
     placement->holders[layer].resize(c.num_expert_ids());
     for (int32_t e = 0; e < c.num_expert_ids(); ++e) {

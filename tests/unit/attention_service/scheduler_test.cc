@@ -161,5 +161,67 @@ TEST_F(SchedulerTest, ALaterPromptFindsTheEarlierOnesBlocks) {
   EXPECT_EQ(raw_[2]->cached_prompt_tokens, 128);
 }
 
+// Guesses ride along with a decode; what was not sampled is computed again.
+TEST_F(SchedulerTest, DraftsAreRowsOfTheNextStepAlone) {
+  Make({}, 16);
+  Add(1, 10);
+  ASSERT_TRUE(Plan());
+  Finish();
+  raw_[1]->drafts = {8, 9};
+  ASSERT_TRUE(Plan());
+  EXPECT_EQ(Rows(), (RowsOf{{1, 3}}));
+  EXPECT_EQ(step_.parts[0].num_drafts, 2);
+  EXPECT_EQ(step_.rows[1].token, 8);
+  EXPECT_EQ(step_.rows[1].position, 11);
+  EXPECT_EQ(step_.rows[2].position, 12);
+  raw_[1]->ids.insert(raw_[1]->ids.end(), {8, 5});  // the first was right
+  scheduler_->Computed(step_);
+  EXPECT_EQ(raw_[1]->computed, 12);
+  ASSERT_TRUE(Plan());
+  EXPECT_EQ(Rows(), (RowsOf{{1, 1}}));
+  EXPECT_EQ(step_.rows[0].token, 5);
+  EXPECT_EQ(step_.rows[0].position, 12);
+}
+
+TEST_F(SchedulerTest, DraftsTakeNoDecodesRowAndNoSequencesBlocks) {
+  Make({.max_step_tokens = 3}, 2);
+  Add(1, 1);
+  Add(2, 1);
+  ASSERT_TRUE(Plan());
+  Finish();
+  raw_[1]->drafts = {8, 9};
+  raw_[2]->drafts = {8, 9};
+  ASSERT_TRUE(Plan());
+  EXPECT_EQ(Rows(), (RowsOf{{1, 2}, {2, 1}}));
+  Make({}, 2);
+  Add(3, 62);
+  Add(4, 62);
+  ASSERT_TRUE(Plan());
+  Finish();
+  raw_[3]->drafts = {8, 9};  // positions 63 and 64: for the latter there is no block
+  ASSERT_TRUE(Plan());
+  EXPECT_EQ(Rows(), (RowsOf{{3, 2}, {4, 1}}));
+  EXPECT_EQ(scheduler_->preemptions(), 0);
+}
+
+// A block that ends in a guess that was wrong is not kept for later prompts.
+TEST_F(SchedulerTest, BlocksWithWrongDraftsAreNotKept) {
+  prefix_cache_ = true;
+  Make({}, 8);
+  Add(1, 62);
+  ASSERT_TRUE(Plan());
+  Finish();
+  raw_[1]->drafts = {8};
+  ASSERT_TRUE(Plan());
+  EXPECT_EQ(Rows(), (RowsOf{{1, 2}}));  // positions 62 and 63
+  raw_[1]->ids.push_back(5);
+  scheduler_->Computed(step_);
+  EXPECT_EQ(raw_[1]->kept_blocks, 0);
+  EXPECT_EQ(raw_[1]->computed, 63);
+  ASSERT_TRUE(Plan());
+  Finish();
+  EXPECT_EQ(raw_[1]->kept_blocks, 1);
+}
+
 }  // namespace
 }  // namespace atl::attention

@@ -34,6 +34,7 @@ cluster::NodeOptions UnusualNode() {
   node.advertise = "host:2";
   node.join = {"a:1", "dns:b:2", "file:c"};
   node.links = {"tcp"};
+  node.link_spin_us = 30;
   node.data_listen = "127.0.0.3:3";
   node.health_listen = "127.0.0.4:4";
   node.metrics_listen = "127.0.0.5:5";
@@ -54,6 +55,7 @@ void ExpectSame(const cluster::NodeOptions& a, const cluster::NodeOptions& b) {
   EXPECT_EQ(a.advertise, b.advertise);
   EXPECT_EQ(a.join, b.join);
   EXPECT_EQ(a.links, b.links);
+  EXPECT_EQ(a.link_spin_us, b.link_spin_us);
   EXPECT_EQ(a.data_listen, b.data_listen);
   EXPECT_EQ(a.health_listen, b.health_listen);
   EXPECT_EQ(a.metrics_listen, b.metrics_listen);
@@ -73,6 +75,7 @@ TEST(RoleFlagsTest, RouterArgumentsGiveTheSameOptions) {
   options.max_queued_requests = 12;
   options.min_replicas = 2;
   options.context_length = 96;
+  options.speculate = 2;
   options.settle = absl::Milliseconds(123);
   ProcessFlags process{.log_level = "debug"}, parsed_process;
   const auto parsed = Reparse(RouterArguments(options, process), AddRouterFlags, &parsed_process);
@@ -82,6 +85,7 @@ TEST(RoleFlagsTest, RouterArgumentsGiveTheSameOptions) {
   EXPECT_EQ(parsed.max_queued_requests, 12);
   EXPECT_EQ(parsed.min_replicas, 2);
   EXPECT_EQ(parsed.context_length, 96);
+  EXPECT_EQ(parsed.speculate, 2);
   EXPECT_EQ(parsed.settle, absl::Milliseconds(123));
   EXPECT_EQ(parsed_process.log_level, "debug");
 }
@@ -98,7 +102,8 @@ TEST(RoleFlagsTest, AttentionArgumentsGiveTheSameOptions) {
                     .prefill_chunk = 9,
                     .prefix_cache = false,
                     .micro_batches = 1,
-                    .context_length = 99};
+                    .context_length = 99,
+                    .speculate = 3};
   ProcessFlags process;
   const auto parsed = Reparse(AttentionArguments(options, process), AddAttentionFlags, &process);
   ExpectSame(parsed.node, options.node);
@@ -112,6 +117,7 @@ TEST(RoleFlagsTest, AttentionArgumentsGiveTheSameOptions) {
   EXPECT_FALSE(parsed.engine.prefix_cache);
   EXPECT_EQ(parsed.engine.micro_batches, 1);
   EXPECT_EQ(parsed.engine.context_length, 99);
+  EXPECT_EQ(parsed.engine.speculate, 3);
 }
 
 TEST(RoleFlagsTest, ExpertArgumentsGiveTheSameOptions) {
@@ -138,6 +144,7 @@ TEST(RoleFlagsTest, WrongNodeOptionsAreNamed) {
            Case{[](auto* node) { node->join = {"a:1", "file:"}; }, "--join: expected file:PATH"},
            Case{[](auto* node) { node->join = {"dns:name"}; }, "--join dns:"},
            Case{[](auto* node) { node->links = {"carrier-pigeon"}; }, "found \"carrier-pigeon\""},
+           Case{[](auto* node) { node->link_spin_us = -2; }, "--link-spin-us"},
            Case{[](auto* node) { node->threads = -1; }, "--threads"},
        }) {
     cluster::NodeOptions node = UnusualNode();

@@ -1,12 +1,14 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <map>
 
 #include "cluster/link_acceptor.h"
 #include "cluster/link_connector.h"
 #include "cluster/loop_thread.h"
 #include "cluster/node_info.h"
+#include "cluster/uptime.h"
 #include "rpc/channel.h"
 #include "test_nodes.h"
 
@@ -78,8 +80,7 @@ class Echo {
 class Caller {
  public:
   explicit Caller(LinkIdentity self = Identity("router-0"),
-                  std::vector<transport::LinkKind> offered = {transport::LinkKind::kUnix,
-                                                              transport::LinkKind::kTcp})
+                  std::vector<transport::LinkKind> offered = *AllowedLinks({}))
       : loop_("caller") {
     connector_ = std::make_unique<LinkConnector>(
         loop_.loop(), LinkConnectorOptions{.self = std::move(self), .offered = std::move(offered)},
@@ -147,15 +148,74 @@ class Caller {
   bool echoed_ = false;
 };
 
+// Takes tcp links; names sockets for the other kinds that nobody listens on.
+class Unreachable final : public pb::LinkService::CallbackService {
+ public:
+  explicit Unreachable(const LinkIdentity& self) : loop_("unreachable"), name_(self.name) {
+    auto listener = transport::LinkListener::Listen(
+        loop_.loop(), {transport::LinkKind::kTcp, "127.0.0.1:0"}, &tickets_, {},
+        [this](const std::string&, std::unique_ptr<transport::Link> link) {
+          links_.push_back(std::move(link));
+        });
+    EXPECT_TRUE(listener.ok()) << listener.status();
+    listener_ = *std::move(listener);
+    auto server = rpc::Server::Start({.listen = "127.0.0.1:0"}, "expert", {this});
+    EXPECT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    loop_.Start();
+  }
+  ~Unreachable() {
+    server_.reset();
+    loop_.Stop();
+  }
+
+  const std::string& address() const { return server_->address(); }
+  void AnswerAlways(pb::LinkKind kind) { always_ = kind; }
+  std::vector<std::vector<int>> Offers() {
+    absl::MutexLock lock(&mu_);
+    return offers_;
+  }
+
+  grpc::ServerUnaryReactor* OpenLink(grpc::CallbackServerContext* context,
+                                     const pb::OpenLinkRequest* request,
+                                     pb::OpenLinkResponse* response) override {
+    {
+      absl::MutexLock lock(&mu_);
+      offers_.emplace_back(request->offered().begin(), request->offered().end());
+    }
+    const int kind = always_ != pb::LINK_KIND_UNSPECIFIED ? always_.load() : request->offered(0);
+    const transport::Ticket ticket = tickets_.Issue(request->peer());
+    response->set_name(name_);
+    response->set_ticket(ticket.data(), ticket.size());
+    response->set_endpoint(kind == pb::LINK_KIND_TCP    ? listener_->endpoint().ToString()
+                           : kind == pb::LINK_KIND_UNIX ? "unix:@atoll-nobody-listens"
+                                                        : "shm:@atoll-nobody-listens");
+    auto* reactor = context->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+
+ private:
+  LoopThread loop_;
+  const std::string name_;
+  std::atomic<pb::LinkKind> always_{pb::LINK_KIND_UNSPECIFIED};
+  transport::TicketBook tickets_;
+  std::unique_ptr<transport::LinkListener> listener_;
+  std::vector<std::unique_ptr<transport::Link>> links_;  // on the loop
+  absl::Mutex mu_;
+  std::vector<std::vector<int>> offers_ ABSL_GUARDED_BY(mu_);
+  std::unique_ptr<rpc::Server> server_;
+};
+
 LinkPeer PeerOf(const std::string& name, const Echo& echo, uint64_t incarnation = 1) {
   return {.name = name, .grpc_address = echo.address(), .incarnation = incarnation};
 }
 
-TEST(LinkHandshakeTest, OneHostMeansUnixElseTcp) {
+TEST(LinkHandshakeTest, OneHostMeansSharedMemoryElseTcp) {
   Echo echo("expert-0");
   Caller near;
   near.SetPeers({PeerOf("expert-0", echo)});
-  EXPECT_TRUE(Eventually([&] { return near.KindTo("expert-0") == "unix"; }));
+  EXPECT_TRUE(Eventually([&] { return near.KindTo("expert-0") == "shm"; }));
   EXPECT_TRUE(near.Echoes("expert-0"));
   LinkIdentity elsewhere = Identity("router-1");
   elsewhere.host_id = "another host";
@@ -171,6 +231,36 @@ TEST(LinkHandshakeTest, TheCallersOrderOfKindsCounts) {
   Caller caller(Identity("router-0"), {transport::LinkKind::kTcp, transport::LinkKind::kUnix});
   caller.SetPeers({PeerOf("expert-0", echo)});
   EXPECT_TRUE(Eventually([&] { return caller.KindTo("expert-0") == "tcp"; }));
+}
+
+TEST(LinkHandshakeTest, UnixWhereOneSideHasNoSharedMemory) {
+  Echo echo("expert-0", {.links = {"unix", "tcp"}});
+  Caller caller;
+  caller.SetPeers({PeerOf("expert-0", echo)});
+  EXPECT_TRUE(Eventually([&] { return caller.KindTo("expert-0") == "unix"; }));
+  EXPECT_TRUE(caller.Echoes("expert-0"));
+}
+
+// Its unix sockets are named, but cannot be reached: as from another mount namespace.
+TEST(LinkHandshakeTest, AKindThatCannotConnectIsLeftOut) {
+  Unreachable service(Identity("expert-0"));
+  Caller caller;
+  caller.SetPeers({{.name = "expert-0", .grpc_address = service.address(), .incarnation = 1}});
+  EXPECT_TRUE(Eventually([&] { return caller.KindTo("expert-0") == "tcp"; }));
+  using Kinds = std::vector<int>;
+  const Kinds all = {pb::LINK_KIND_SHM, pb::LINK_KIND_UNIX, pb::LINK_KIND_TCP};
+  const Kinds without_shm = {pb::LINK_KIND_UNIX, pb::LINK_KIND_TCP};
+  EXPECT_EQ(service.Offers(),
+            (std::vector<Kinds>{all, all, without_shm, without_shm, {pb::LINK_KIND_TCP}}));
+}
+
+TEST(LinkHandshakeTest, AKindThatWasNotOfferedIsNotTaken) {
+  Unreachable service(Identity("expert-0"));
+  service.AnswerAlways(pb::LINK_KIND_TCP);
+  Caller caller(Identity("router-0"), {transport::LinkKind::kUnix});
+  caller.SetPeers({{.name = "expert-0", .grpc_address = service.address(), .incarnation = 1}});
+  EXPECT_TRUE(Eventually([&] { return service.Offers().size() >= 2; }));
+  EXPECT_EQ(caller.num_made(), 0);
 }
 
 TEST(LinkHandshakeTest, AnExpertOnEveryInterfaceIsReachedWhereGrpcReachedIt) {
@@ -307,6 +397,14 @@ TEST(LinkAcceptorTest, DataPortsObeyThePlaintextRuleAndMayBeTaken) {
   EXPECT_EQ(listen({.links = {"pigeon"}}).code(), absl::StatusCode::kInvalidArgument);
   Echo echo("expert-1");
   EXPECT_EQ(listen({.data_listen = echo.data_address()}).code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST(LinkSpinTest, AsToldElseOnlyWhereCoresAreFree) {
+  EXPECT_EQ(LinkSpin({.link_spin_us = 7}, 1), absl::Microseconds(7));
+  EXPECT_EQ(LinkSpin({.link_spin_us = 0, .threads = 1}, 64), absl::ZeroDuration());
+  EXPECT_EQ(LinkSpin({}, 64), absl::ZeroDuration()) << "every core computes";
+  EXPECT_EQ(LinkSpin({.threads = 7}, 8), absl::ZeroDuration());
+  EXPECT_EQ(LinkSpin({.threads = 6}, 8), absl::Microseconds(50));
 }
 
 TEST(NodeInfoTest, SaysWhereOthersReachIt) {

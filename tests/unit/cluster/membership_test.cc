@@ -164,7 +164,7 @@ TEST(MembershipTest, RoutersAreFoundByNameAndInFilesThatChange) {
   TestNode by_name("expert-0", pb::NODE_ROLE_EXPERT, {"dns:localhost:" + port});
   EXPECT_TRUE(Eventually([&] { return by_name.Sees({"expert-0", "router-0"}); }));
 
-  const std::string path = testing::TempDir() + "/routers-" + std::to_string(RandomId());
+  const std::string path = ::testing::TempDir() + "/routers-" + std::to_string(RandomId());
   TestNode by_file("expert-1", pb::NODE_ROLE_EXPERT, {"file:" + path});  // not there yet
   std::ofstream(path) << "# routers\n\n" << first.address() << "\n";
   EXPECT_TRUE(Eventually([&] { return by_file.Sees({"expert-0", "expert-1", "router-0"}); }));

@@ -9,26 +9,16 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "cluster/cluster_service.h"
 #include "cluster/host_id.h"
 #include "cluster/join_client.h"
 #include "cluster/planner_thread.h"
-#include "cluster/uptime.h"
 #include "rpc/server.h"
+#include "tests/support/eventually.h"
 
 namespace atl::cluster {
 
-// Looks until `condition` holds; false after `timeout`.
-inline bool Eventually(const std::function<bool()>& condition,
-                       absl::Duration timeout = absl::Seconds(20)) {
-  const absl::Duration give_up = Uptime() + timeout;
-  while (!condition()) {
-    if (Uptime() > give_up) return false;
-    absl::SleepFor(absl::Milliseconds(1));
-  }
-  return true;
-}
+using testing::Eventually;
 
 inline pb::NodeInfo TestInfo(const std::string& name, pb::NodeRole role) {
   pb::NodeInfo info;

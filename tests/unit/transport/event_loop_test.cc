@@ -5,6 +5,8 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <functional>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -164,6 +166,120 @@ TEST(EventLoopTest, RunOnceKeepsItsTimeout) {
   const absl::Time begin = absl::Now();
   loop.RunOnce(absl::Milliseconds(5));
   EXPECT_GE(absl::Now() - begin, absl::Milliseconds(4));
+}
+
+// Ready as often as it is told; keeps what the loop said to it.
+class FakePoller : public Poller {
+ public:
+  explicit FakePoller(EventLoop* loop) : loop_(loop) { loop_->AddPoller(this); }
+  ~FakePoller() { loop_->RemovePoller(this); }
+  bool Ready() override { return ready_if_ ? ready_if_() : ready > 0; }
+  void Run() override {
+    --ready;
+    ++runs;
+    if (on_run) on_run();
+  }
+  void SetAsleep(bool asleep) override { said.push_back(asleep); }
+  void ReadyIf(std::function<bool()> when) { ready_if_ = std::move(when); }
+
+  int ready = 0;
+  int runs = 0;
+  std::vector<bool> said;
+  std::function<void()> on_run;
+
+ private:
+  EventLoop* const loop_;
+  std::function<bool()> ready_if_;
+};
+
+TEST(EventLoopTest, AReadyPollerRunsWithoutSleep) {
+  EventLoop loop;
+  FakePoller poller(&loop);
+  loop.RunOnce(absl::ZeroDuration());
+  EXPECT_EQ(poller.runs, 0);
+  EXPECT_TRUE(poller.said.empty()) << "a turn that does not sleep says nothing";
+  poller.ready = 2;
+  loop.RunOnce(absl::InfiniteDuration());
+  loop.RunOnce(absl::InfiniteDuration());
+  EXPECT_EQ(poller.runs, 2);
+}
+
+// What came just before the loop said that it sleeps is found by asking once more.
+TEST(EventLoopTest, APollerIsAskedAgainAfterItWasToldOfTheSleep) {
+  EventLoop loop;
+  FakePoller poller(&loop);
+  poller.ReadyIf([&] { return !poller.said.empty() && poller.said.size() < 3; });
+  loop.RunOnce(absl::InfiniteDuration());
+  EXPECT_EQ(poller.said, (std::vector<bool>{true, false}));
+  EXPECT_EQ(poller.runs, 1);
+}
+
+TEST(EventLoopTest, ASleepingLoopIsWokenByTheDescriptorOfAPoller) {
+  EventLoop loop;
+  FakePoller poller(&loop);
+  Pipe pipe;
+  loop.Watch(pipe.in(), EPOLLIN, [&](uint32_t) {
+    pipe.Read();
+    poller.ready = 1;
+  });
+  std::thread other([&] { pipe.Write(); });
+  loop.RunOnce(absl::InfiniteDuration());
+  EXPECT_EQ(poller.runs, 1) << "in the same turn";
+  other.join();
+  loop.Unwatch(pipe.in());
+}
+
+TEST(EventLoopTest, APollerMayRemoveItselfAndOthersAndAddNewOnes) {
+  EventLoop loop;
+  auto first = std::make_unique<FakePoller>(&loop);
+  auto second = std::make_unique<FakePoller>(&loop);
+  std::unique_ptr<FakePoller> third;
+  first->ready = second->ready = 1;
+  second->on_run = [] { ADD_FAILURE() << "was removed"; };
+  first->on_run = [&] {
+    second.reset();
+    third = std::make_unique<FakePoller>(&loop);
+    third->ready = 1;
+    const auto self = std::move(first);
+  };
+  loop.RunOnce(absl::ZeroDuration());
+  EXPECT_EQ(third->runs, 0) << "belongs to the next turn";
+  loop.RunOnce(absl::ZeroDuration());
+  EXPECT_EQ(third->runs, 1);
+}
+
+TEST(EventLoopTest, SpinningEndsWithAPostAPollerADescriptorOrTheTimeout) {
+  EventLoop loop;
+  loop.SetSpin(absl::InfiniteDuration());
+  FakePoller poller(&loop);
+  bool posted = false;
+  std::thread other([&] { loop.Post([&] { posted = true; }); });
+  loop.RunOnce(absl::InfiniteDuration());
+  EXPECT_TRUE(posted);
+  other.join();
+  Pipe pipe;
+  int calls = 0;
+  loop.Watch(pipe.in(), EPOLLIN, [&](uint32_t) {
+    pipe.Read();
+    ++calls;
+  });
+  std::thread writer([&] { pipe.Write(); });
+  loop.RunOnce(absl::InfiniteDuration());
+  writer.join();
+  EXPECT_EQ(calls, 1);
+  loop.Unwatch(pipe.in());
+  int asked = 0;
+  poller.ReadyIf([&] { return ++asked > 1000; });
+  loop.RunOnce(absl::InfiniteDuration());
+  EXPECT_EQ(poller.runs, 1);
+  poller.ReadyIf([] { return false; });
+  const absl::Time begin = absl::Now();
+  loop.RunOnce(absl::Milliseconds(2));
+  EXPECT_GE(absl::Now() - begin, absl::Milliseconds(2));
+  loop.SetSpin(absl::ZeroDuration());
+  poller.said.clear();
+  loop.RunOnce(absl::Milliseconds(1));
+  EXPECT_EQ(poller.said, (std::vector<bool>{true, false}));
 }
 
 }  // namespace

@@ -15,7 +15,7 @@
 
 namespace atl::transport {
 
-enum class PairKind { kInprocSameLoop, kInprocTwoLoops, kUnix, kTcp };
+enum class PairKind { kInprocSameLoop, kInprocTwoLoops, kShm, kUnix, kTcp };
 
 inline std::string PairKindName(const testing::TestParamInfo<PairKind>& info) {
   switch (info.param) {
@@ -23,6 +23,8 @@ inline std::string PairKindName(const testing::TestParamInfo<PairKind>& info) {
       return "InprocSameLoop";
     case PairKind::kInprocTwoLoops:
       return "InprocTwoLoops";
+    case PairKind::kShm:
+      return "Shm";
     case PairKind::kUnix:
       return "Unix";
     case PairKind::kTcp:
@@ -34,17 +36,16 @@ inline std::string PairKindName(const testing::TestParamInfo<PairKind>& info) {
 inline Endpoint FreeEndpoint(LinkKind kind) {
   static int count = 0;
   if (kind == LinkKind::kTcp) return {.kind = kind, .address = "127.0.0.1:0"};
-  return {.kind = LinkKind::kUnix,
-          .address = absl::StrFormat("@atoll-link-test-%d-%d", getpid(), count++)};
+  return {.kind = kind, .address = absl::StrFormat("@atoll-link-test-%d-%d", getpid(), count++)};
 }
 
-// Pumps until `ready` holds; false after 20 s.
-inline bool PumpUntil(std::initializer_list<EventLoop*> loops, const std::function<bool()>& ready) {
+// Pumps until `ready` holds; false after 20 s. A single loop sleeps for `sleep` at most.
+inline bool PumpUntil(std::initializer_list<EventLoop*> loops, const std::function<bool()>& ready,
+                      absl::Duration sleep = absl::Milliseconds(100)) {
   const absl::Time deadline = absl::Now() + absl::Seconds(20);
   while (!ready()) {
     if (absl::Now() > deadline) return false;
-    for (EventLoop* loop : loops)
-      loop->RunOnce(loops.size() > 1 ? absl::ZeroDuration() : absl::Milliseconds(100));
+    for (EventLoop* loop : loops) loop->RunOnce(loops.size() > 1 ? absl::ZeroDuration() : sleep);
   }
   return true;
 }
@@ -59,12 +60,15 @@ class LinkPair {
     }
     loop_b_ = &second_;
     TicketBook tickets;
-    auto listener = LinkListener::Listen(
-        &second_, FreeEndpoint(kind == PairKind::kUnix ? LinkKind::kUnix : LinkKind::kTcp),
-        &tickets, limits, [&](const std::string& peer, std::unique_ptr<Link> link) {
-          EXPECT_EQ(peer, "end a");
-          b = std::move(link);
-        });
+    auto listener = LinkListener::Listen(&second_,
+                                         FreeEndpoint(kind == PairKind::kShm    ? LinkKind::kShm
+                                                      : kind == PairKind::kUnix ? LinkKind::kUnix
+                                                                                : LinkKind::kTcp),
+                                         &tickets, limits,
+                                         [&](const std::string& peer, std::unique_ptr<Link> link) {
+                                           EXPECT_EQ(peer, "end a");
+                                           b = std::move(link);
+                                         });
     EXPECT_TRUE(listener.ok()) << listener.status();
     ConnectLink(&first_, (*listener)->endpoint(), tickets.Issue("end a"), limits, absl::Seconds(10),
                 [&](StatusOr<std::unique_ptr<Link>> link) {

@@ -12,18 +12,16 @@
 namespace atl::transport {
 namespace {
 
-class LinkTest : public testing::TestWithParam<PairKind> {
- protected:
-  bool is_socket() const { return GetParam() == PairKind::kUnix || GetParam() == PairKind::kTcp; }
-};
+class LinkTest : public testing::TestWithParam<PairKind> {};
 INSTANTIATE_TEST_SUITE_P(Kinds, LinkTest,
                          testing::Values(PairKind::kInprocSameLoop, PairKind::kInprocTwoLoops,
-                                         PairKind::kUnix, PairKind::kTcp),
+                                         PairKind::kShm, PairKind::kUnix, PairKind::kTcp),
                          PairKindName);
 
-// What only links over sockets, or only links in one process, promise.
-class SocketLinkTest : public LinkTest {};
-INSTANTIATE_TEST_SUITE_P(Kinds, SocketLinkTest, testing::Values(PairKind::kUnix, PairKind::kTcp),
+// What only links between processes, or only links in one process, promise.
+class StreamLinkTest : public LinkTest {};
+INSTANTIATE_TEST_SUITE_P(Kinds, StreamLinkTest,
+                         testing::Values(PairKind::kShm, PairKind::kUnix, PairKind::kTcp),
                          PairKindName);
 class InprocLinkTest : public LinkTest {};
 INSTANTIATE_TEST_SUITE_P(Kinds, InprocLinkTest,
@@ -153,7 +151,7 @@ TEST_P(LinkTest, LargeFrameAfterUncreditedSmallOnesPasses) {
   ASSERT_TRUE(pair.Pump([&] { return seen == 2; }));
 }
 
-TEST_P(SocketLinkTest, FrameLargerThanTheWindowIsRefusedAtHome) {
+TEST_P(StreamLinkTest, FrameLargerThanTheWindowIsRefusedAtHome) {
   LinkPair pair(GetParam(), {.window_bytes = 1000, .queue_bytes = 1 << 20});
   EXPECT_EQ(pair.a->Send(CallHeader(1), Buffer(1001)).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(pair.a->Send(CallHeader(1), Buffer(1000)).ok());
@@ -305,6 +303,42 @@ TEST_P(LinkTest, CloseWithMuchQueuedDropsIt) {
   ASSERT_TRUE(pair.Pump([&] { return end_a.has_value() && end_b.has_value(); }));
 }
 
+// Both threads sleep whenever they have nothing to do: a wake-up that got lost would end the test
+// at its deadline. Windows of a page, so that both ends wait for room again and again.
+TEST_P(StreamLinkTest, TwoThreadsThatSleepLoseNoWakeUp) {
+  constexpr uint64_t kFrames = 4'000;
+  const auto size_of = [](uint64_t i) { return (i * 7919) % 4'001; };
+  LinkPair pair(GetParam(), {.window_bytes = 4'000, .queue_bytes = 64 << 20});
+  bool b_closed = false;
+  pair.b->SetCallbacks(
+      [&](Frame f) { EXPECT_TRUE(pair.b->Send(f.header, std::move(f.payload)).ok()); },
+      [&](Status) { b_closed = true; });
+  std::thread other([&] {
+    EXPECT_TRUE(PumpUntil({pair.loop_b()}, [&] { return b_closed; }, absl::InfiniteDuration()));
+  });
+  uint64_t echoed = 0;
+  pair.a->SetCallbacks(
+      [&](Frame f) {
+        EXPECT_EQ(f.header.call_id, echoed);
+        EXPECT_TRUE(IsPattern(f.payload, size_of(echoed), echoed));
+        ++echoed;
+      },
+      IgnoreEnd);
+  // One at a time, then in bursts, then all at once.
+  uint64_t sent = 0;
+  const std::pair<uint64_t, uint64_t> phases[] = {{1'000, 1}, {2'000, 7}, {kFrames, kFrames}};
+  for (const auto& [until, burst] : phases) {
+    while (sent < until && !HasFailure()) {
+      for (uint64_t i = 0; i < burst && sent < until; ++i, ++sent)
+        EXPECT_TRUE(pair.a->Send(CallHeader(sent), Pattern(size_of(sent), sent)).ok());
+      EXPECT_TRUE(PumpUntil({pair.loop_a()}, [&] { return echoed == sent; }, absl::Seconds(10)));
+    }
+  }
+  EXPECT_EQ(echoed, kFrames);
+  pair.a = nullptr;
+  other.join();
+}
+
 TEST(InprocThreadsTest, TwoThreadsExchangeFramesThenOneLeaves) {
   constexpr uint64_t kFrames = 20'000;
   EventLoop loop_a, loop_b;
@@ -340,7 +374,7 @@ TEST(InprocThreadsTest, TwoThreadsExchangeFramesThenOneLeaves) {
 }
 
 TEST(LinkKindTest, NamesComeBack) {
-  for (LinkKind kind : {LinkKind::kInproc, LinkKind::kUnix, LinkKind::kTcp}) {
+  for (LinkKind kind : {LinkKind::kInproc, LinkKind::kShm, LinkKind::kUnix, LinkKind::kTcp}) {
     EXPECT_EQ(ParseLinkKind(LinkKindName(kind)).value(), kind);
   }
   EXPECT_EQ(ParseLinkKind("pigeon").status().code(), absl::StatusCode::kInvalidArgument);

@@ -84,14 +84,22 @@ class ListenerTest : public testing::TestWithParam<LinkKind> {
   std::vector<Frame> frames_;
   std::optional<Status> end_;
 };
-INSTANTIATE_TEST_SUITE_P(Kinds, ListenerTest, testing::Values(LinkKind::kUnix, LinkKind::kTcp),
-                         [](const auto& info) {
-                           return info.param == LinkKind::kTcp ? "Tcp" : "Unix";
-                         });
+std::string KindName(const testing::TestParamInfo<LinkKind>& info) {
+  std::string name = LinkKindName(info.param);
+  name[0] = static_cast<char>(std::toupper(name[0]));
+  return name;
+}
+INSTANTIATE_TEST_SUITE_P(Kinds, ListenerTest,
+                         testing::Values(LinkKind::kShm, LinkKind::kUnix, LinkKind::kTcp),
+                         KindName);
+
+// Links whose frames go over the socket: a raw peer writes them there.
+class SocketListenerTest : public ListenerTest {};
+INSTANTIATE_TEST_SUITE_P(Kinds, SocketListenerTest,
+                         testing::Values(LinkKind::kUnix, LinkKind::kTcp), KindName);
 
 class TcpListenerTest : public ListenerTest {};
-INSTANTIATE_TEST_SUITE_P(Kinds, TcpListenerTest, testing::Values(LinkKind::kTcp),
-                         [](const auto&) { return "Tcp"; });
+INSTANTIATE_TEST_SUITE_P(Kinds, TcpListenerTest, testing::Values(LinkKind::kTcp), KindName);
 
 TEST_P(ListenerTest, GoodTicketMakesALink) {
   Listen();
@@ -209,7 +217,7 @@ TEST_P(ListenerTest, ListenerMayBeDestroyedInsideOnLink) {
   EXPECT_NE(accepted, nullptr);
 }
 
-TEST_P(ListenerTest, RawFrameIsUnderstood) {
+TEST_P(SocketListenerTest, RawFrameIsUnderstood) {
   Listen();
   const int fd = RawPeer();
   SendFrame(fd, {.type = FrameType::kWork, .call_id = 9, .rows = 4}, "hello");
@@ -221,7 +229,7 @@ TEST_P(ListenerTest, RawFrameIsUnderstood) {
   EXPECT_EQ(end_->code(), absl::StatusCode::kUnavailable);
 }
 
-TEST_P(ListenerTest, FrameCutShortEndsWithThePeer) {
+TEST_P(SocketListenerTest, FrameCutShortEndsWithThePeer) {
   Listen();
   const int fd = RawPeer();
   FrameHeader header = CallHeader(1);
@@ -234,7 +242,7 @@ TEST_P(ListenerTest, FrameCutShortEndsWithThePeer) {
   close(fd);
 }
 
-TEST_P(ListenerTest, BadFramesCloseTheLink) {
+TEST_P(SocketListenerTest, BadFramesCloseTheLink) {
   const LinkLimits limits = {.window_bytes = 1 << 20, .queue_bytes = 1 << 20};
   const auto raw = [](int fd, const FrameHeader& header) { SendRaw(fd, header, ""); };
   const std::vector<std::pair<const char*, std::function<void(int)>>> cases = {
@@ -276,7 +284,7 @@ TEST_P(TcpListenerTest, PayloadsAreCheckedByTheirCrc) {
   close(fd);
 }
 
-TEST_P(ListenerTest, PeerThatIgnoresItsWindowIsCutOff) {
+TEST_P(SocketListenerTest, PeerThatIgnoresItsWindowIsCutOff) {
   Listen(absl::Seconds(10), {.window_bytes = 10'000, .queue_bytes = 1 << 20});
   const int fd = RawConnect();
   const HelloBytes hello = EncodeHello({.ticket = tickets_->Issue("raw"), .window_bytes = 1 << 20});
@@ -323,8 +331,43 @@ TEST_P(ListenerTest, KilledPeerIsNoticed) {
   waitpid(child, nullptr, 0);
 }
 
+// Dies by SIGKILL while it writes as fast as it can: whole frames come, then the end.
+TEST_P(ListenerTest, PeerKilledInTheMiddleOfAStream) {
+  constexpr size_t kBytes = 150'000;
+  Listen();
+  const Ticket ticket = tickets_->Issue("doomed");
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    EventLoop loop;
+    std::unique_ptr<Link> link;
+    ConnectLink(&loop, listener_->endpoint(), ticket, {}, absl::Seconds(10),
+                [&](StatusOr<std::unique_ptr<Link>> made) {
+                  if (!made.ok()) _exit(3);
+                  link = *std::move(made);
+                });
+    for (uint64_t i = 0;;) {
+      loop.RunOnce(absl::ZeroDuration());
+      if (link != nullptr && link->Send(CallHeader(i), Pattern(kBytes, i)).ok()) ++i;
+    }
+  }
+  ASSERT_TRUE(PumpUntil({&loop_}, [&] { return !links_.empty(); }));
+  uint64_t seen = 0;
+  links_[0]->SetCallbacks(
+      [&](Frame f) {
+        EXPECT_EQ(f.header.call_id, seen);
+        EXPECT_TRUE(IsPattern(f.payload, kBytes, seen));
+        if (++seen == 200) kill(child, SIGKILL);
+      },
+      [&](Status s) { end_ = s; });
+  ASSERT_TRUE(PumpUntil({&loop_}, [&] { return end_.has_value(); }));
+  EXPECT_GE(seen, 200u);
+  EXPECT_EQ(end_->code(), absl::StatusCode::kUnavailable) << *end_;
+  waitpid(child, nullptr, 0);
+}
+
 // A write to a peer that is gone must not raise SIGPIPE, and on_closed comes from the loop.
-TEST_P(ListenerTest, SendToADeadPeerIsUnavailableThenClosed) {
+TEST_P(SocketListenerTest, SendToADeadPeerIsUnavailableThenClosed) {
   Listen();
   const int fd = RawPeer();
   close(fd);

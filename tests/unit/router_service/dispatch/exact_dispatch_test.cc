@@ -16,8 +16,8 @@ class ExactTest : public DispatchFixture,
 };
 INSTANTIATE_TEST_SUITE_P(All, ExactTest,
                          ::testing::Combine(::testing::Values("reference", "bf16"),
-                                            ::testing::Values(LinkKind::kInproc, LinkKind::kUnix,
-                                                              LinkKind::kTcp)),
+                                            ::testing::Values(LinkKind::kInproc, LinkKind::kShm,
+                                                              LinkKind::kUnix, LinkKind::kTcp)),
                          [](const auto& info) {
                            return std::string(std::get<0>(info.param)) + "_" +
                                   transport::LinkKindName(std::get<1>(info.param));

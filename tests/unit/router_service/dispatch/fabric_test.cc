@@ -84,7 +84,8 @@ class RemoteFabricTest : public DispatchFixture, public ::testing::WithParamInte
   std::vector<std::unique_ptr<DispatchServer>> servers_;
 };
 INSTANTIATE_TEST_SUITE_P(Links, RemoteFabricTest,
-                         ::testing::Values(LinkKind::kInproc, LinkKind::kUnix, LinkKind::kTcp),
+                         ::testing::Values(LinkKind::kInproc, LinkKind::kShm, LinkKind::kUnix,
+                                           LinkKind::kTcp),
                          [](const auto& info) {
                            return std::string(transport::LinkKindName(info.param));
                          });
@@ -271,7 +272,7 @@ class DispatchServerTest : public RemoteFabricTest {
   }
 };
 INSTANTIATE_TEST_SUITE_P(Links, DispatchServerTest,
-                         ::testing::Values(LinkKind::kInproc, LinkKind::kUnix),
+                         ::testing::Values(LinkKind::kInproc, LinkKind::kShm, LinkKind::kUnix),
                          [](const auto& info) {
                            return std::string(transport::LinkKindName(info.param));
                          });

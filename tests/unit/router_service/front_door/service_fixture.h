@@ -5,20 +5,21 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
 #include "atollpb/v1/inference.grpc.pb.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "router_service/front_door/front_door.h"
 #include "rpc/server.h"
+#include "tests/support/eventually.h"
 #include "tests/unit/router_service/front_door/fakes.h"
 
 namespace atl::front_door {
+
+using testing::Eventually;
 
 using Ids = std::vector<uint32_t>;
 
@@ -94,19 +95,6 @@ class ServiceFixture : public ::testing::Test {
     atollpb::v1::GenerateStreamResponse delta;
     while (reader->Read(&delta)) deltas->push_back(delta);
     return reader->Finish();
-  }
-
-  // Waits for what another thread brings about.
-  static bool Eventually(const std::function<bool()>& condition) {
-    absl::Mutex mu;
-    absl::MutexLock lock(&mu);
-    const absl::Time deadline = absl::Now() + absl::Seconds(30);
-    absl::CondVar never;
-    while (!condition()) {
-      if (absl::Now() > deadline) return false;
-      never.WaitWithTimeout(&mu, absl::Milliseconds(1));
-    }
-    return true;
   }
 
   std::unique_ptr<model::Checkpoint> checkpoint_;

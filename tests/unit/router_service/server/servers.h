@@ -10,32 +10,24 @@
 #include <string>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "atollpb/v1/cluster.grpc.pb.h"
 #include "atollpb/v1/expert.grpc.pb.h"
 #include "atollpb/v1/inference.grpc.pb.h"
 #include "atollpb/v1/router.grpc.pb.h"
 #include "attention_service/server.h"
 #include "cluster/announcements.h"
-#include "cluster/uptime.h"
 #include "expert_service/server.h"
 #include "router_service/server.h"
 #include "rpc/channel.h"
+#include "tests/support/eventually.h"
 #include "tests/support/golden.h"
 
 namespace atl {
 
 namespace pb = ::atollpb::v1;
 
-inline bool Eventually(const std::function<bool()>& condition,
-                       absl::Duration timeout = absl::Seconds(60)) {
-  const absl::Duration give_up = cluster::Uptime() + timeout;
-  while (!condition()) {
-    if (cluster::Uptime() > give_up) return false;
-    absl::SleepFor(absl::Milliseconds(2));
-  }
-  return true;
-}
+using testing::Eventually;
 
 inline cluster::NodeOptions TestNodeOptions(const std::string& name,
                                             std::vector<std::string> join) {

@@ -1,15 +1,8 @@
-#include "transport/socket_link.h"
+#include "transport/stream_link.h"
 
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
 #include <sys/uio.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <new>
 #include <utility>
 
@@ -21,29 +14,16 @@ namespace {
 
 constexpr int64_t kReadBudgetBytes = int64_t{16} << 20;  // a turn: other descriptors get theirs too
 constexpr int kMaxFramesPerWrite = 32;
-constexpr uint32_t kReadEvents = EPOLLIN | EPOLLRDHUP;
-
-// A cut network is noticed after this long: unacknowledged data, or an idle connection's keepalive.
-constexpr int kTcpUserTimeoutMs = 20'000;
-constexpr int kKeepaliveIdleS = 5;
-constexpr int kKeepaliveIntervalS = 3;
-constexpr int kKeepaliveProbes = 5;
-
-Status SetOption(int fd, int level, int name, int value, const char* what) {
-  if (setsockopt(fd, level, name, &value, sizeof(value)) == 0) return absl::OkStatus();
-  return ErrnoStatus(errno, std::string("setsockopt ") + what);
-}
-
 bool IsBadFrame(const Status& why) {
   return why.code() == absl::StatusCode::kInvalidArgument ||
          why.code() == absl::StatusCode::kDataLoss;
 }
 
-class SocketLink : public Link {
+class StreamLink : public Link {
  public:
-  explicit SocketLink(std::shared_ptr<SocketConnection> connection)
+  explicit StreamLink(std::shared_ptr<StreamConnection> connection)
       : connection_(std::move(connection)) {}
-  ~SocketLink() override { connection_->Abandon(); }
+  ~StreamLink() override { connection_->Abandon(); }
   void SetCallbacks(std::function<void(Frame)> on_frame,
                     std::function<void(Status)> on_closed) override {
     connection_->SetCallbacks(std::move(on_frame), std::move(on_closed));
@@ -56,48 +36,37 @@ class SocketLink : public Link {
   const LinkStats& stats() const override { return connection_->stats(); }
 
  private:
-  const std::shared_ptr<SocketConnection> connection_;
+  const std::shared_ptr<StreamConnection> connection_;
 };
 
 }  // namespace
 
-Status PrepareSocket(int fd, LinkKind kind) {
-  const int flags = fcntl(fd, F_GETFL);
-  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
-    return ErrnoStatus(errno, "fcntl O_NONBLOCK");
-  if (kind != LinkKind::kTcp) return absl::OkStatus();
-  ATL_RETURN_IF_ERROR(SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1, "TCP_NODELAY"));
-  ATL_RETURN_IF_ERROR(
-      SetOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, kTcpUserTimeoutMs, "TCP_USER_TIMEOUT"));
-  ATL_RETURN_IF_ERROR(SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1, "SO_KEEPALIVE"));
-  ATL_RETURN_IF_ERROR(SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, kKeepaliveIdleS, "TCP_KEEPIDLE"));
-  ATL_RETURN_IF_ERROR(
-      SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, kKeepaliveIntervalS, "TCP_KEEPINTVL"));
-  return SetOption(fd, IPPROTO_TCP, TCP_KEEPCNT, kKeepaliveProbes, "TCP_KEEPCNT");
-}
-
-std::unique_ptr<Link> MakeSocketLink(EventLoop* loop, int fd, LinkKind kind,
-                                     const LinkLimits& limits, int64_t peer_window_bytes) {
-  auto connection = std::make_shared<SocketConnection>(loop, fd, kind, limits, peer_window_bytes);
+std::unique_ptr<Link> MakeStreamLink(EventLoop* loop, std::unique_ptr<ByteStream> stream,
+                                     LinkKind kind, const LinkLimits& limits,
+                                     int64_t peer_window_bytes) {
+  auto connection =
+      std::make_shared<StreamConnection>(loop, std::move(stream), kind, limits, peer_window_bytes);
   connection->Start();
-  return std::make_unique<SocketLink>(std::move(connection));
+  return std::make_unique<StreamLink>(std::move(connection));
 }
 
-SocketConnection::SocketConnection(EventLoop* loop, int fd, LinkKind kind, const LinkLimits& limits,
+StreamConnection::StreamConnection(EventLoop* loop, std::unique_ptr<ByteStream> stream,
+                                   LinkKind kind, const LinkLimits& limits,
                                    int64_t peer_window_bytes)
-    : loop_(loop), fd_(fd), kind_(kind), limits_(limits), peer_window_bytes_(peer_window_bytes) {}
+    : loop_(loop),
+      stream_(std::move(stream)),
+      kind_(kind),
+      limits_(limits),
+      peer_window_bytes_(peer_window_bytes) {}
 
-SocketConnection::~SocketConnection() {
-  if (!closed_) close(fd_);
-}
-
-void SocketConnection::Start() {
-  loop_->Watch(fd_, kReadEvents, [weak = weak_from_this()](uint32_t events) {
-    if (const std::shared_ptr<SocketConnection> self = weak.lock()) self->OnReady(events);
+void StreamConnection::Start() {
+  stream_->Start([weak = weak_from_this()](bool readable, bool writable) {
+    if (const std::shared_ptr<StreamConnection> self = weak.lock())
+      self->OnReady(readable, writable);
   });
 }
 
-void SocketConnection::SetCallbacks(std::function<void(Frame)> on_frame,
+void StreamConnection::SetCallbacks(std::function<void(Frame)> on_frame,
                                     std::function<void(Status)> on_closed) {
   ATL_CHECK(on_frame_ == nullptr);
   on_frame_ = std::make_shared<std::function<void(Frame)>>(std::move(on_frame));
@@ -105,14 +74,14 @@ void SocketConnection::SetCallbacks(std::function<void(Frame)> on_frame,
   PostSettle();
 }
 
-void SocketConnection::PostSettle() {
+void StreamConnection::PostSettle() {
   loop_->Post([weak = weak_from_this()] {
-    if (const std::shared_ptr<SocketConnection> self = weak.lock()) self->Settle();
+    if (const std::shared_ptr<StreamConnection> self = weak.lock()) self->Settle();
   });
 }
 
 // From a turn of the loop: hands out what is due, in order: frames held back, then the end.
-void SocketConnection::Settle() {
+void StreamConnection::Settle() {
   if (on_frame_ == nullptr) return;
   const auto on_frame = on_frame_;
   while (!held_.empty()) {
@@ -126,41 +95,39 @@ void SocketConnection::Settle() {
   if (closed_ && on_closed_ != nullptr) std::exchange(on_closed_, nullptr)(*closed_);
 }
 
-void SocketConnection::Close(const Status& why) {
+void StreamConnection::Close(const Status& why) {
   held_.clear();
   Shut(why);
 }
 
-void SocketConnection::Abandon() {
+void StreamConnection::Abandon() {
   Close(Unavailable("the link was destroyed"));
   on_frame_ = nullptr;
   on_closed_ = nullptr;
 }
 
-void SocketConnection::Shut(const Status& why) {
+void StreamConnection::Shut(const Status& why) {
   if (closed_) return;
   closed_ = why;
   if (IsBadFrame(why)) LogWarning("%s link closed: %s", LinkKindName(kind_), why.ToString());
-  loop_->Unwatch(fd_);
-  close(fd_);
+  stream_->Close();
   queue_.clear();
   admitted_ = 0;
   PostSettle();
 }
 
-void SocketConnection::OnReady(uint32_t events) {
-  if ((events & EPOLLOUT) != 0) Flush();
-  // Errors and hang-ups are told by the read, after what came before them.
-  if ((events & ~static_cast<uint32_t>(EPOLLOUT)) != 0 && !closed_) Read();
+void StreamConnection::OnReady(bool readable, bool writable) {
+  if (writable) Flush();
+  if (readable && !closed_) Read();
 }
 
 // Incoming.
 
-void SocketConnection::Read() {
+void StreamConnection::Read() {
   int64_t budget = kReadBudgetBytes;
   while (budget > 0 && !closed_) {
     iovec parts[2];
-    int num_parts = 0;
+    size_t num_parts = 0;
     int64_t asked = 0;
     if (in_payload_) {
       const int64_t rest = static_cast<int64_t>(payload_.size()) - payload_got_;
@@ -170,20 +137,15 @@ void SocketConnection::Read() {
     parts[num_parts++] = {next_header_.data() + next_header_got_,
                           next_header_.size() - next_header_got_};
     asked += kFrameHeaderBytes - next_header_got_;
-    const ssize_t n = readv(fd_, parts, num_parts);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
-    if (n < 0)
-      return Shut(
-          Unavailable("%s", std::string(ErrnoStatus(errno, "read from the peer").message())));
-    if (n == 0) return Shut(Unavailable("the peer closed the connection"));
-    TakeBytes(n);
-    if (n < asked) return;  // nothing more for now; what comes later wakes the loop again
-    budget -= n;
+    const StatusOr<int64_t> n = stream_->Read(std::span(parts, num_parts));
+    if (!n.ok()) return Shut(n.status());
+    TakeBytes(*n);
+    if (*n < asked) return;  // nothing more for now; what comes later wakes the loop again
+    budget -= *n;
   }
 }
 
-void SocketConnection::TakeBytes(int64_t n) {
+void StreamConnection::TakeBytes(int64_t n) {
   if (in_payload_) {
     const int64_t of_payload =
         std::min<int64_t>(n, static_cast<int64_t>(payload_.size()) - payload_got_);
@@ -203,7 +165,7 @@ void SocketConnection::TakeBytes(int64_t n) {
 }
 
 // Judges the header before a byte is allocated for what it announces.
-void SocketConnection::BeginFrame() {
+void StreamConnection::BeginFrame() {
   next_header_got_ = 0;
   StatusOr<FrameHeader> header = DecodeHeader(next_header_);
   if (!header.ok()) return Shut(header.status());
@@ -222,7 +184,7 @@ void SocketConnection::BeginFrame() {
   in_payload_ = true;
 }
 
-void SocketConnection::FinishFrame() {
+void StreamConnection::FinishFrame() {
   in_payload_ = false;
   Frame frame{header_, std::move(payload_)};
   if (kind_ == LinkKind::kTcp) {
@@ -239,7 +201,7 @@ void SocketConnection::FinishFrame() {
   Deliver(std::move(frame));
 }
 
-void SocketConnection::TakeCredit(const FrameHeader& header) {
+void StreamConnection::TakeCredit(const FrameHeader& header) {
   if (header.pairs > in_flight_bytes_ || header.payload_bytes != 0) {
     return Shut(InvalidArgument("credit for %d bytes, expected at most the %d in flight",
                                 header.pairs, in_flight_bytes_));
@@ -248,7 +210,7 @@ void SocketConnection::TakeCredit(const FrameHeader& header) {
   Flush();
 }
 
-void SocketConnection::Deliver(Frame frame) {
+void StreamConnection::Deliver(Frame frame) {
   const int64_t bytes = frame.payload.size();
   if (on_frame_ != nullptr && held_.empty()) {
     const auto on_frame = on_frame_;  // outlives a link destroyed by its own callback
@@ -263,7 +225,7 @@ void SocketConnection::Deliver(Frame frame) {
   held_.push_back(std::move(frame));
 }
 
-void SocketConnection::Consumed(int64_t payload_bytes) {
+void StreamConnection::Consumed(int64_t payload_bytes) {
   credit_owed_ += payload_bytes;
   if (closed_ || credit_owed_ < limits_.window_bytes / 2 || credit_owed_ == 0) return;
   QueueCredit();
@@ -272,7 +234,7 @@ void SocketConnection::Consumed(int64_t payload_bytes) {
 
 // Outgoing.
 
-Status SocketConnection::Send(FrameHeader header, Buffer payload) {
+Status StreamConnection::Send(FrameHeader header, Buffer payload) {
   if (closed_) {
     return Unavailable("%s link is closed: %s", LinkKindName(kind_),
                        std::string(closed_->message()));
@@ -308,13 +270,13 @@ Status SocketConnection::Send(FrameHeader header, Buffer payload) {
 
 // Below half a window the peer may owe credit that it will not send yet, so a large frame may
 // exceed the rest.
-bool SocketConnection::HasCreditFor(int64_t bytes) const {
+bool StreamConnection::HasCreditFor(int64_t bytes) const {
   return bytes == 0 || in_flight_bytes_ + bytes <= peer_window_bytes_ ||
          in_flight_bytes_ * 2 < peer_window_bytes_;
 }
 
 // Lets frames pass, in order, as far as the peer's window has room.
-void SocketConnection::Admit() {
+void StreamConnection::Admit() {
   while (admitted_ < queue_.size()) {
     const OutFrame& frame = queue_[admitted_];
     const int64_t bytes = frame.payload.size();
@@ -326,7 +288,7 @@ void SocketConnection::Admit() {
 }
 
 // Credit goes before frames that wait for credit themselves: both ends may be waiting.
-void SocketConnection::QueueCredit() {
+void StreamConnection::QueueCredit() {
   OutFrame frame;
   const FrameHeader header = {.type = FrameType::kCredit,
                               .pairs = static_cast<uint32_t>(credit_owed_)};
@@ -337,7 +299,7 @@ void SocketConnection::QueueCredit() {
   ++admitted_;
 }
 
-void SocketConnection::Flush() {
+void StreamConnection::Flush() {
   if (closed_) return;
   Admit();
   while (admitted_ > 0) {
@@ -358,22 +320,15 @@ void SocketConnection::Flush() {
       }
       asked += header_rest + payload_rest;
     }
-    msghdr message = {};
-    message.msg_iov = parts;
-    message.msg_iovlen = num_parts;
-    const ssize_t n = sendmsg(fd_, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return WantWrite(true);
-    if (n < 0)
-      return Shut(
-          Unavailable("%s", std::string(ErrnoStatus(errno, "write to the peer").message())));
-    DropWritten(n);
-    if (n < asked) return WantWrite(true);
+    const StatusOr<int64_t> n = stream_->Write(std::span(parts, num_parts));
+    if (!n.ok()) return Shut(n.status());
+    DropWritten(*n);
+    if (*n < asked) return WantWrite(true);
   }
   WantWrite(false);
 }
 
-void SocketConnection::DropWritten(int64_t n) {
+void StreamConnection::DropWritten(int64_t n) {
   while (n > 0) {
     OutFrame& frame = queue_.front();
     const int64_t step = std::min(n, frame.bytes() - frame.sent);
@@ -386,10 +341,10 @@ void SocketConnection::DropWritten(int64_t n) {
   }
 }
 
-void SocketConnection::WantWrite(bool on) {
+void StreamConnection::WantWrite(bool on) {
   if (on == wants_write_) return;
   wants_write_ = on;
-  loop_->Rearm(fd_, kReadEvents | (on ? uint32_t{EPOLLOUT} : 0u));
+  stream_->WantWrite(on);
 }
 
 }  // namespace atl::transport

@@ -1,5 +1,5 @@
-// The link over a connected stream socket: unix and tcp differ in their options and in the
-// payload's checksum alone.
+// The link over a stream of bytes: its frames, its window, its queue. shm, unix and tcp differ in
+// their streams, and tcp in the payload's checksum.
 #pragma once
 
 #include <array>
@@ -10,26 +10,22 @@
 #include <optional>
 #include <string>
 
+#include "transport/byte_stream.h"
 #include "transport/link.h"
 
 namespace atl::transport {
 
-// Sets what a data-plane socket needs: non-blocking; for tcp also no delay, keepalive and a user
-// timeout.
-Status PrepareSocket(int fd, LinkKind kind);
+// Both hellos have been exchanged; `peer_window_bytes` is what the peer's said.
+std::unique_ptr<Link> MakeStreamLink(EventLoop* loop, std::unique_ptr<ByteStream> stream,
+                                     LinkKind kind, const LinkLimits& limits,
+                                     int64_t peer_window_bytes);
 
-// Takes over `fd`: connected, prepared, both hellos exchanged. `peer_window_bytes` is what the
-// peer's hello said.
-std::unique_ptr<Link> MakeSocketLink(EventLoop* loop, int fd, LinkKind kind,
-                                     const LinkLimits& limits, int64_t peer_window_bytes);
-
-// What a socket link does behind the Link interface; shared, so that a callback may destroy the
+// What a stream link does behind the Link interface; shared, so that a callback may destroy the
 // link.
-class SocketConnection : public std::enable_shared_from_this<SocketConnection> {
+class StreamConnection : public std::enable_shared_from_this<StreamConnection> {
  public:
-  SocketConnection(EventLoop* loop, int fd, LinkKind kind, const LinkLimits& limits,
-                   int64_t peer_window_bytes);
-  ~SocketConnection();
+  StreamConnection(EventLoop* loop, std::unique_ptr<ByteStream> stream, LinkKind kind,
+                   const LinkLimits& limits, int64_t peer_window_bytes);
 
   void Start();
   void SetCallbacks(std::function<void(Frame)> on_frame, std::function<void(Status)> on_closed);
@@ -49,7 +45,7 @@ class SocketConnection : public std::enable_shared_from_this<SocketConnection> {
     int64_t bytes() const { return kFrameHeaderBytes + static_cast<int64_t>(payload.size()); }
   };
 
-  void OnReady(uint32_t events);
+  void OnReady(bool readable, bool writable);
   void Read();
   void TakeBytes(int64_t n);
   void BeginFrame();
@@ -69,14 +65,14 @@ class SocketConnection : public std::enable_shared_from_this<SocketConnection> {
   void Shut(const Status& why);
 
   EventLoop* const loop_;
-  const int fd_;
+  const std::unique_ptr<ByteStream> stream_;
   const LinkKind kind_;
   const LinkLimits limits_;
   const int64_t peer_window_bytes_;
 
   std::shared_ptr<std::function<void(Frame)>> on_frame_;
   std::function<void(Status)> on_closed_;
-  std::optional<Status> closed_;  // set: the socket is closed
+  std::optional<Status> closed_;  // set: the stream is closed
   LinkStats stats_;
 
   // Incoming: the frame in hand. While its payload comes in, the next header may already be there.
