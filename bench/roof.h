@@ -1,4 +1,4 @@
-// What the machine can do at most, measured beside what is compared with it.
+// How fast the machine reads its memory at most, measured beside what is compared with it.
 #pragma once
 
 #include "base/buffer.h"
