@@ -199,14 +199,19 @@ bool ArithmeticSupported(Arithmetic kind) {
   return false;
 }
 
-double ArithmeticGops(ThreadPool* pool, Arithmetic kind) {
+double RunArithmetic(ThreadPool* pool, Arithmetic kind) {
   std::atomic<int64_t> sink{0};
   const int64_t pieces = kPieces * pool->num_threads();
-  const double begin = WallSeconds();
   pool->ParallelFor(pieces, [&](int64_t) {
     if (RunOnce(kind, kRounds) == 0.125) sink.fetch_add(1);  // never: the result is needed
   });
-  return OpsPerRound(kind) * static_cast<double>(kRounds * pieces) / (WallSeconds() - begin) / 1e9;
+  return OpsPerRound(kind) * static_cast<double>(kRounds * pieces);
+}
+
+double ArithmeticGops(ThreadPool* pool, Arithmetic kind) {
+  const double begin = WallSeconds();
+  const double ops = RunArithmetic(pool, kind);
+  return ops / (WallSeconds() - begin) / 1e9;
 }
 
 }  // namespace atl::bench

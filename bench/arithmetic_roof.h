@@ -21,8 +21,10 @@ std::span<const Arithmetic> AllArithmetic();
 const char* ArithmeticName(Arithmetic kind);
 bool ArithmeticSupported(Arithmetic kind);  // by this CPU
 
-// Billions of operations a second (a multiplication and an addition are two), all threads of `pool`
-// at it for some milliseconds. REQUIRES: supported.
+// All threads of `pool` at it for some milliseconds; returns the operations done (a multiplication
+// and an addition are two). REQUIRES: supported.
+double RunArithmetic(ThreadPool* pool, Arithmetic kind);
+// The same, as billions of operations a second by the wall's clock.
 double ArithmeticGops(ThreadPool* pool, Arithmetic kind);
 
 }  // namespace atl::bench

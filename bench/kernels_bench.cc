@@ -3,8 +3,6 @@
 // and arithmetic in registers: fma, or the integer products that quantised weights take.
 //   kernels_bench [--threads N] [--isa auto|avx512vnni|avx512|avx2|portable] [--seconds S]
 //                 [--format f32|bf16|q8|q4] [--rows M]
-#include <immintrin.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -13,6 +11,8 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "bench/arithmetic_roof.h"
+#include "bench/roof.h"
 #include "kernels/ffn.h"
 #include "kernels/matmul.h"
 #include "kernels/mla.h"
@@ -47,77 +47,13 @@ double GoodSeconds(bool one_thread, double seconds, Fn fn) {
   return times[times.size() / 10];
 }
 
-// Four streams of 16-byte loads with prefetch ahead: no arithmetic to wait for.
-int64_t ReadAll(const std::byte* data, int64_t size) {
-  const int64_t quarter = size / 4 / 64 * 64;
-  __m128i sum = _mm_setzero_si128();
-  for (int64_t i = 0; i < quarter; i += 64) {
-    for (int64_t s = 0; s < 4; ++s) {
-      const std::byte* line = data + s * quarter + i;
-      __builtin_prefetch(line + 4096);
-      for (int64_t j = 0; j < 64; j += 16)
-        sum = _mm_xor_si128(sum, _mm_load_si128(reinterpret_cast<const __m128i*>(line + j)));
-    }
-  }
-  return _mm_cvtsi128_si64(sum);
+// The instructions that an instruction set's products of float and of quantised weights take.
+bench::Arithmetic FmaOf(Isa isa) {
+  return isa == Isa::kAvx2 ? bench::Arithmetic::kFmaAvx2 : bench::Arithmetic::kFmaAvx512;
 }
-
-__attribute__((target("avx512f"))) float FmaAvx512(int64_t rounds) {
-  __m512 a[16];
-  for (auto& v : a) v = _mm512_set1_ps(1);
-  const __m512 x = _mm512_set1_ps(0.999f);
-  for (int64_t i = 0; i < rounds; ++i) {
-    for (auto& v : a) v = _mm512_fmadd_ps(v, x, x);
-  }
-  for (auto& v : a) a[0] = _mm512_add_ps(a[0], v);
-  return _mm512_cvtss_f32(a[0]);
-}
-
-__attribute__((target("avx2,fma"))) float FmaAvx2(int64_t rounds) {
-  __m256 a[12];
-  for (auto& v : a) v = _mm256_set1_ps(1);
-  const __m256 x = _mm256_set1_ps(0.999f);
-  for (int64_t i = 0; i < rounds; ++i) {
-    for (auto& v : a) v = _mm256_fmadd_ps(v, x, x);
-  }
-  for (auto& v : a) a[0] = _mm256_add_ps(a[0], v);
-  return _mm256_cvtss_f32(a[0]);
-}
-
-// Products of bytes, four to a lane of int32, as the kernels have them from each instruction set.
-__attribute__((target("avx512f,avx512bw,avx512vnni"))) int DotVnni(int64_t rounds) {
-  __m512i a[16];
-  for (int i = 0; i < 16; ++i) a[i] = _mm512_set1_epi32(i);  // unequal chains: none is left out
-  const __m512i x = _mm512_set1_epi8(3);
-  for (int64_t i = 0; i < rounds; ++i) {
-    for (auto& v : a) v = _mm512_dpbusd_epi32(v, x, x);
-  }
-  for (auto& v : a) a[0] = _mm512_add_epi32(a[0], v);
-  return _mm512_cvtsi512_si32(a[0]);
-}
-
-__attribute__((target("avx512f,avx512bw"))) int DotAvx512(int64_t rounds) {
-  __m512i a[16];
-  for (int i = 0; i < 16; ++i) a[i] = _mm512_set1_epi32(i);
-  const __m512i x = _mm512_set1_epi16(3), y = _mm512_set1_epi16(5);
-  for (int64_t i = 0; i < rounds; ++i) {
-    for (auto& v : a)
-      v = _mm512_add_epi32(v, _mm512_add_epi32(_mm512_madd_epi16(v, x), _mm512_madd_epi16(v, y)));
-  }
-  for (auto& v : a) a[0] = _mm512_add_epi32(a[0], v);
-  return _mm512_cvtsi512_si32(a[0]);
-}
-
-__attribute__((target("avx2"))) int DotAvx2(int64_t rounds) {
-  __m256i a[12];
-  for (int i = 0; i < 12; ++i) a[i] = _mm256_set1_epi32(i);
-  const __m256i x = _mm256_set1_epi16(3), y = _mm256_set1_epi16(5);
-  for (int64_t i = 0; i < rounds; ++i) {
-    for (auto& v : a)
-      v = _mm256_add_epi32(v, _mm256_add_epi32(_mm256_madd_epi16(v, x), _mm256_madd_epi16(v, y)));
-  }
-  for (auto& v : a) a[0] = _mm256_add_epi32(a[0], v);
-  return _mm256_cvtsi256_si32(a[0]);
+bench::Arithmetic DotOf(Isa isa) {
+  if (isa == Isa::kAvx512Vnni) return bench::Arithmetic::kInt8Vnni;
+  return isa == Isa::kAvx512 ? bench::Arithmetic::kInt8Avx512 : bench::Arithmetic::kInt8Avx2;
 }
 
 struct Bench {
@@ -140,40 +76,24 @@ struct Bench {
     const double s = Good(seconds, [&] {
       const std::byte* begin =
           cold.data() + next++ % (kColdBytes / (kPiece * kPieces)) * kPiece * kPieces;
-      pool->ParallelFor(kPieces, [&](int64_t i) { sink[i] = ReadAll(begin + i * kPiece, kPiece); });
+      pool->ParallelFor(kPieces,
+                        [&](int64_t i) { sink[i] = bench::ReadOnce(begin + i * kPiece, kPiece); });
     });
     return kPiece * kPieces / s / 1e9;
   }
 
-  double FmaRoof() {
+  // 0 where there is none.
+  double Roof(bench::Arithmetic kind) {
     if (isa == Isa::kPortable) return 0;
-    constexpr int64_t kRounds = 20000;
-    const int threads = pool->num_threads();
-    const double flop = 2.0 * kRounds * threads * 8 * (isa == Isa::kAvx2 ? 12 : 32);
-    const double s = Good(seconds, [&] {
-      pool->ParallelFor(threads, [&](int64_t i) {
-        sink[i] = isa == Isa::kAvx2 ? FmaAvx2(kRounds) : FmaAvx512(kRounds);
-      });
-    });
-    return flop / s / 1e9;
-  }
-
-  double DotRoof() {
-    if (isa == Isa::kPortable) return 0;
-    constexpr int64_t kRounds = 20000;
-    const int threads = pool->num_threads();
-    const double ops = 2.0 * kRounds * threads * (isa == Isa::kAvx2 ? 12 * 32 : 16 * 64);
-    const double s = Good(seconds, [&] {
-      pool->ParallelFor(threads, [&](int64_t i) {
-        sink[i] = isa == Isa::kAvx512Vnni ? DotVnni(kRounds)
-                  : isa == Isa::kAvx512   ? DotAvx512(kRounds)
-                                          : DotAvx2(kRounds);
-      });
-    });
+    double ops = 0;
+    const double s = Good(seconds, [&] { ops = bench::RunArithmetic(pool, kind); });
     return ops / s / 1e9;
   }
+  double FmaRoof() { return Roof(FmaOf(isa)); }
 
-  double ArithmeticRoof(WeightFormat format) { return IsQuantized(format) ? DotRoof() : FmaRoof(); }
+  double ArithmeticRoof(WeightFormat format) {
+    return Roof(IsQuantized(format) ? DotOf(isa) : FmaOf(isa));
+  }
 
   // `rows` query rows, each of a sequence of its own with `position` keys before it; bf16 cache, R
   // 512, Dr 64.

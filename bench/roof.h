@@ -6,6 +6,10 @@
 
 namespace atl::bench {
 
+// Reads [data, data + size) once: four streams with prefetch ahead, no arithmetic to wait for. The
+// result depends on all of it.
+int64_t ReadOnce(const std::byte* data, int64_t size);
+
 // Reads `memory` once with all threads of `pool`; returns GB/s (10^9 bytes).
 double ReadGbps(ThreadPool* pool, const Buffer& memory);
 
