@@ -171,6 +171,17 @@ class ToolsTest(unittest.TestCase):
             self.assertEqual(ended.returncode, 0, command)
             self.assertIn("ATOLL_", ended.stdout, command)
 
+    def test_sizes_that_would_stop_everything_are_refused(self):
+        for command, flag, value in (("serve", "--max-running", "0"), ("cluster", "--prefill-chunk", "-1"),
+                                     ("attention", "--max-step-tokens", "0"),
+                                     ("router", "--max-concurrent-requests", "0")):
+            ended = atoll(command, "--model", DEMO, flag, value)
+            self.assertEqual(ended.returncode, 2, ended.stderr)
+            self.assertIn(f"{flag}: expected at least 1, found {value}", ended.stderr)
+        too_many = atoll("serve", "--model", DEMO, "--max-step-tokens", "1000000")
+        self.assertEqual(too_many.returncode, 1)
+        self.assertIn("rows of a link's window", too_many.stderr)
+
     def test_the_role_binaries_are_the_role_commands(self):
         for role in ("router", "attention", "expert"):
             own = subprocess.run([paths.binary(f"atoll-{role}"), "--help"], stdout=subprocess.PIPE, text=True, check=True)

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
@@ -45,6 +47,43 @@ std::map<uint32_t, double> Shares(const atollpb::v1::ResolvedSampling& params,
 
 TEST(SamplerTest, GreedyTakesTheLargestAndTheLowerIdOfEquals) {
   EXPECT_EQ(SampleOnce(Plain(0), {1, 3, 2, 3}, 0), 1);
+}
+
+TEST(SamplerTest, ParametersOutsideTheirRangesAreNamed) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  EXPECT_TRUE(CheckSampling(Plain(0), 10).ok());
+  using Params = atollpb::v1::ResolvedSampling;
+  const std::pair<const char*, std::function<void(Params*)>> bad[] = {
+      {"temperature", [=](Params* p) { p->set_temperature(kNan); }},
+      {"temperature", [](Params* p) { p->set_temperature(-1); }},
+      {"top_p", [](Params* p) { p->set_top_p(0); }},
+      {"top_p", [=](Params* p) { p->set_top_p(kNan); }},
+      {"min_p", [](Params* p) { p->set_min_p(1.5); }},
+      {"repetition_penalty", [](Params* p) { p->set_repetition_penalty(0); }},
+      {"presence_penalty", [=](Params* p) { p->set_presence_penalty(kInf); }},
+      {"frequency_penalty", [=](Params* p) { p->set_frequency_penalty(kNan); }},
+      {"logit_bias", [=](Params* p) { (*p->mutable_logit_bias())[3] = kNan; }},
+      {"logit_bias", [](Params* p) { (*p->mutable_logit_bias())[10] = 1; }},
+  };
+  for (const auto& [name, change] : bad) {
+    Params params = Plain(1);
+    change(&params);
+    const Status status = CheckSampling(params, 10);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_NE(status.message().find(name), absl::string_view::npos) << status;
+  }
+}
+
+TEST(SamplerTest, LogitsThatAreNoNumbersAreNotDrawn) {
+  auto params = Plain(1);
+  params.set_top_k(3);
+  params.set_top_p(0.9f);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (uint64_t position = 0; position < 50; ++position) {
+    const uint32_t id = SampleOnce(params, {nan, 1, nan, 2, nan, 3, nan, nan}, position);
+    EXPECT_TRUE(id == 1 || id == 3 || id == 5) << id;
+  }
 }
 
 TEST(SamplerTest, DrawsFollowTheProbabilities) {

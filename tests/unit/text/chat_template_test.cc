@@ -210,12 +210,17 @@ TEST(ChatTemplate, ContinuesTheLastMessage) {
   EXPECT_EQ(*Render(stripping, {{"user", " a "}, {"assistant", " b "}}), "<user>a</><assistant>b");
   EXPECT_EQ(*Render(source, {{"assistant", "</>"}, {"assistant", "</>"}}),
             "<assistant></></><assistant></>");
-  // What the mark is made of may be in the messages.
+  // What the mark is made of may be in the messages, in every length.
   EXPECT_EQ(*Render(source, {{"assistant",
                               "\x02"
                               "continue"}}),
             "<assistant>\x02"
             "continue");
+  const std::string marks = std::string("\x02") + "continue\x03\x03 \x02" + "continue\x03\x03\x03";
+  EXPECT_EQ(*Render(source, {{"assistant", marks}}), "<assistant>" + marks);
+  // A megabyte of it takes no longer than other text.
+  const std::string many = std::string("\x02") + "continue" + std::string(1 << 20, '\x03');
+  EXPECT_EQ(*Render(source, {{"assistant", many}}), "<assistant>" + many);
   const auto hidden = Render("{{ messages | length }}", {{"assistant", "b"}});
   EXPECT_EQ(hidden.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(hidden.status().message()), HasSubstr("does not show the last message"));

@@ -266,6 +266,27 @@ TEST_F(FaultsTest, HangingNodeIsHedgedAndThenAvoided) {
   EXPECT_EQ(fake_->work.size(), 1u);
 }
 
+TEST_F(FaultsTest, WorkThatCouldBeHedgedInPartIsHedgedAsAWholeLater) {
+  MakeDispatcher({.hedge_after = absl::Milliseconds(20)});
+  auto hangs = ConnectFake(0);
+  Connect(1, StartNode(1, HoldsAll));
+  Connect(2, StartNode(2, HoldsAll));
+  // At first expert-0 alone holds everything and is asked; then another has half of it.
+  dispatcher_->SetPlacement(MakePlacement(1, HoldsAll));
+  Submit(Call(2, 8, 1), &y_);
+  ASSERT_EQ(hangs->work.size(), 1u);
+  dispatcher_->SetPlacement(
+      MakePlacement(2, [](int n, int32_t, int32_t e) { return n == 0 || e % 2 == 0; }));
+  Run([&] { return dispatcher_->hedges() == 1; });
+  RunSome();
+  EXPECT_FALSE(y_.has_value()) << "nobody else has the odd experts";
+  dispatcher_->SetPlacement(MakePlacement(
+      3, [](int n, int32_t, int32_t e) { return n == 0 || (e % 2 == 0) == (n == 1); }));
+  Run([&] { return y_.has_value(); });
+  ExpectGood(y_);
+  EXPECT_EQ(hangs->work.size(), 1u);
+}
+
 TEST_F(FaultsTest, FirstAnswerOfAHedgeCountsWhicheverItIs) {
   MakeDispatcher({.hedge_after = absl::Milliseconds(20)});
   auto first = ConnectFake(0);

@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "router_service/dispatch/dispatch_server.h"
 #include "router_service/dispatch/inline_fabric.h"
 #include "router_service/dispatch/remote_fabric.h"
@@ -38,6 +40,15 @@ TEST_F(InlineFabricTest, MayDieWithCallsInFlight) {
   fabric = nullptr;
   EXPECT_EQ(dispatcher_->outstanding(), 0);
   RunSome();
+}
+
+TEST_F(InlineFabricTest, StopEndsAWaitWithoutAHolder) {
+  const auto fabric = MakeInlineFabric(&loop_, dispatcher_.get());  // no expert nodes at all
+  const uint64_t call = fabric->Submit(Call(2, 5, 1));
+  fabric->Stop();
+  Buffer y;
+  EXPECT_EQ(fabric->Wait(call, &y).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(dispatcher_->outstanding(), 0);
 }
 
 class RemoteFabricTest : public DispatchFixture, public ::testing::WithParamInterface<LinkKind> {
@@ -179,6 +190,26 @@ TEST_P(RemoteFabricTest, WithoutARouterCallsWaitForOne) {
                 fabric_->AddLink("router-0", std::move(*link));
               });
   ExpectGood(call, 2, 9, 1);
+}
+
+TEST_P(RemoteFabricTest, StopEndsAWaitWithoutARouter) {
+  const uint64_t call = fabric_->Submit(Call(2, 8, 1));
+  std::thread stops([&] {
+    fabric_->Stop();
+    loop_.Post([] {});
+  });
+  Buffer y;
+  EXPECT_EQ(fabric_->Wait(call, &y).code(), absl::StatusCode::kUnavailable);
+  stops.join();
+}
+
+TEST_P(RemoteFabricTest, RowsThatNoLinkTakesEndTheCall) {
+  StartRouter("router-0");
+  const int64_t rows = transport::LinkLimits().window_bytes / (d() * 2) + 1;
+  const uint64_t call =
+      fabric_->Submit({.layer = 2, .rows = rows, .x = Buffer(static_cast<size_t>(rows * d() * 2))});
+  Buffer y;
+  EXPECT_EQ(fabric_->Wait(call, &y).code(), absl::StatusCode::kInternal);
 }
 
 TEST_P(RemoteFabricTest, WithoutARouterForTooLongIsUnavailable) {
