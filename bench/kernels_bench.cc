@@ -134,12 +134,12 @@ struct Bench {
                               : format == WeightFormat::kQ8 ? 48
                                                             : 24);
     const std::vector<float> rows(16 * kD, 0.01f);
-    auto fill = [&](int64_t n, int64_t k) {
-      PackedMatrix matrix(format, n, k);
-      for (int64_t i = 0; i < matrix.num_panels(); ++i) matrix.FillPanel(i, rows.data());
-      return matrix;
-    };
-    for (FfnWeights& expert : w) expert = {fill(kF, kD), fill(kF, kD), fill(kD, kF)};
+    for (FfnWeights& expert : w) {
+      expert = FfnWeights(format, kD, kF);
+      for (PackedMatrix* matrix : {&expert.gate, &expert.up, &expert.down}) {
+        for (int64_t i = 0; i < matrix->num_panels(); ++i) matrix->FillPanel(i, rows.data());
+      }
+    }
     std::vector<float> x(m * kD, 0.25f), out(experts * m * kD);
     std::vector<FfnJob> jobs(experts);
     for (int64_t j = 0; j < experts; ++j) {

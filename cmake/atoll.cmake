@@ -10,7 +10,7 @@ function(_atoll_flags target)
   target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
   target_compile_options(${target} PRIVATE ${ATOLL_WARNINGS} ${ATOLL_FLAGS})
   if(ATOLL_SANITIZE)
-    target_compile_options(${target} PUBLIC -fsanitize=${ATOLL_SANITIZE} -fno-omit-frame-pointer -g)
+    target_compile_options(${target} PUBLIC -fsanitize=${ATOLL_SANITIZE} -fno-omit-frame-pointer)
     # GCC's flow analysis loses its way in instrumented code.
     target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)
     target_link_options(${target} PUBLIC -fsanitize=${ATOLL_SANITIZE})

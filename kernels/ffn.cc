@@ -51,6 +51,15 @@ int64_t NumRows(const FfnJob& job) {
 
 }  // namespace
 
+FfnWeights::FfnWeights(WeightFormat format, int64_t hidden_size, int64_t intermediate_size) {
+  const int64_t d = hidden_size, f = intermediate_size;
+  const int64_t wide = PackedMatrix::Bytes(format, f, d), last = PackedMatrix::Bytes(format, d, f);
+  const auto memory = std::make_shared<Buffer>(static_cast<size_t>(2 * wide + last));
+  gate = PackedMatrix(format, f, d, memory, 0);
+  up = PackedMatrix(format, f, d, memory, wide);
+  down = PackedMatrix(format, d, f, memory, 2 * wide);
+}
+
 int64_t GroupedFfnScratch(std::span<const FfnJob> jobs) {
   int64_t floats = 0;
   for (const FfnJob& job : jobs) floats += job.m * job.w->gate.n();

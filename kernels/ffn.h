@@ -9,6 +9,10 @@
 namespace atl::kernels {
 
 struct FfnWeights {
+  FfnWeights() = default;
+  // To be filled; the three lie in one piece of memory.
+  FfnWeights(WeightFormat format, int64_t hidden_size, int64_t intermediate_size);
+
   PackedMatrix gate;  // [F, D]
   PackedMatrix up;    // [F, D]
   PackedMatrix down;  // [D, F]

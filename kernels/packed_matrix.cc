@@ -1,6 +1,7 @@
 #include "kernels/packed_matrix.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "base/dtype.h"
@@ -23,9 +24,14 @@ const char* WeightFormatName(WeightFormat format) {
 }
 
 PackedMatrix::PackedMatrix(WeightFormat format, int64_t n, int64_t k)
-    : format_(format), n_(n), k_(k) {
-  ATL_CHECK(n >= 0 && k >= 0);
-  data_ = Buffer(static_cast<size_t>(bytes()));
+    : PackedMatrix(format, n, k, std::make_shared<Buffer>(static_cast<size_t>(Bytes(format, n, k))),
+                   0) {}
+
+PackedMatrix::PackedMatrix(WeightFormat format, int64_t n, int64_t k,
+                           std::shared_ptr<Buffer> memory, int64_t offset)
+    : format_(format), n_(n), k_(k), memory_(std::move(memory)), data_(memory_->data() + offset) {
+  ATL_CHECK(n >= 0 && k >= 0 && offset % 64 == 0);
+  ATL_CHECK(offset + bytes() <= static_cast<int64_t>(memory_->size()));
 }
 
 // kF32: [K][16] floats. kBf16: [ceil(K / 2)][16] words of 32 bits, k in the lower half, k + 1 in
@@ -37,7 +43,7 @@ int64_t PackedMatrix::PanelBytes(WeightFormat format, int64_t k) {
 
 void PackedMatrix::FillPanel(int64_t i, const float* rows) {
   ATL_DCHECK(i >= 0 && i < num_panels());
-  std::byte* panel = data_.data() + i * panel_bytes();
+  std::byte* panel = data_ + i * panel_bytes();
   const int64_t num = std::min(kPanel, n_ - i * kPanel);
   if (IsQuantized(format_))
     return FillQuantPanel(format_ == WeightFormat::kQ4, rows, num, k_, panel);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "base/buffer.h"
 
@@ -32,6 +33,10 @@ class PackedMatrix {
  public:
   PackedMatrix() = default;
   PackedMatrix(WeightFormat format, int64_t n, int64_t k);
+  // In `memory` from `offset` (a multiple of 64) on, which has room for Bytes(...): matrices that
+  // are used together lie together, so that small ones are in huge pages too.
+  PackedMatrix(WeightFormat format, int64_t n, int64_t k, std::shared_ptr<Buffer> memory,
+               int64_t offset);
 
   WeightFormat format() const { return format_; }
   int64_t n() const { return n_; }
@@ -40,7 +45,7 @@ class PackedMatrix {
   int64_t num_panels() const { return (n_ + kPanel - 1) / kPanel; }
   int64_t panel_bytes() const { return PanelBytes(format_, k_); }
   int64_t bytes() const { return num_panels() * panel_bytes(); }
-  const std::byte* panel(int64_t i) const { return data_.data() + i * panel_bytes(); }
+  const std::byte* panel(int64_t i) const { return data_ + i * panel_bytes(); }
 
   // Fills panel `i` from rows [16 i, min(16 i + 16, N)) of W given as finite float32 [rows, K],
   // row-major. kBf16 rounds to nearest even (exact where the source was bf16). Different panels may
@@ -62,7 +67,8 @@ class PackedMatrix {
   WeightFormat format_ = WeightFormat::kF32;
   int64_t n_ = 0;
   int64_t k_ = 0;
-  Buffer data_;
+  std::shared_ptr<Buffer> memory_;
+  std::byte* data_ = nullptr;  // in memory_
 };
 
 }  // namespace atl::kernels

@@ -1,6 +1,7 @@
 #include "weights/load_packed.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -53,6 +54,37 @@ Status FillPanels(const model::Checkpoint& checkpoint, const std::string& tensor
   return absl::OkStatus();
 }
 
+StatusOr<const model::TensorInfo*> FindMatrix(const model::Checkpoint& checkpoint,
+                                              const std::string& tensor) {
+  const model::TensorInfo* info = checkpoint.Find(tensor);
+  if (info == nullptr) return NotFound("%s has no tensor '%s'", checkpoint.dir(), tensor);
+  if (info->shape.size() != 2) {
+    return InvalidArgument("tensor '%s' has %d dimensions, expected a matrix", tensor,
+                           info->shape.size());
+  }
+  return info;
+}
+
+// All panels of `matrix`, on `pool`'s threads.
+Status Fill(const model::Checkpoint& checkpoint, const std::string& tensor, ThreadPool* pool,
+            PackedMatrix* matrix) {
+  FirstError error;
+  const int64_t num_jobs = (matrix->num_panels() + kPanelsPerJob - 1) / kPanelsPerJob;
+  const auto fill = [&](int64_t job) {
+    if (error.IsBelow(job)) return;
+    const int64_t first = job * kPanelsPerJob;
+    const int64_t end = std::min(first + kPanelsPerJob, matrix->num_panels());
+    const Status status = FillPanels(checkpoint, tensor, first, end, matrix);
+    if (!status.ok()) error.Add(job, status);
+  };
+  if (pool != nullptr) {
+    pool->ParallelFor(num_jobs, fill);
+  } else {
+    for (int64_t job = 0; job < num_jobs; ++job) fill(job);
+  }
+  return error.Take();
+}
+
 }  // namespace
 
 kernels::WeightFormat PackedFormat(const model::Checkpoint& checkpoint, const std::string& tensor,
@@ -65,38 +97,32 @@ kernels::WeightFormat PackedFormat(const model::Checkpoint& checkpoint, const st
 
 StatusOr<PackedMatrix> LoadPacked(const model::Checkpoint& checkpoint, const std::string& tensor,
                                   model::MatrixFormat rule, ThreadPool* pool) {
-  const model::TensorInfo* info = checkpoint.Find(tensor);
-  if (info == nullptr) return NotFound("%s has no tensor '%s'", checkpoint.dir(), tensor);
-  if (info->shape.size() != 2) {
-    return InvalidArgument("tensor '%s' has %d dimensions, expected a matrix", tensor,
-                           info->shape.size());
-  }
+  ATL_ASSIGN_OR_RETURN(const model::TensorInfo* info, FindMatrix(checkpoint, tensor));
   PackedMatrix matrix(PackedFormat(checkpoint, tensor, rule), info->shape[0], info->shape[1]);
-  FirstError error;
-  const int64_t num_jobs = (matrix.num_panels() + kPanelsPerJob - 1) / kPanelsPerJob;
-  const auto fill = [&](int64_t job) {
-    if (error.IsBelow(job)) return;
-    const int64_t first = job * kPanelsPerJob;
-    const int64_t end = std::min(first + kPanelsPerJob, matrix.num_panels());
-    const Status status = FillPanels(checkpoint, tensor, first, end, &matrix);
-    if (!status.ok()) error.Add(job, status);
-  };
-  if (pool != nullptr) {
-    pool->ParallelFor(num_jobs, fill);
-  } else {
-    for (int64_t job = 0; job < num_jobs; ++job) fill(job);
-  }
-  ATL_RETURN_IF_ERROR(error.Take());
+  ATL_RETURN_IF_ERROR(Fill(checkpoint, tensor, pool, &matrix));
   return matrix;
 }
 
 StatusOr<kernels::FfnWeights> LoadFfn(const model::Checkpoint& checkpoint,
                                       const std::string& prefix, model::MatrixFormat rule,
                                       ThreadPool* pool) {
-  kernels::FfnWeights ffn;
-  ATL_ASSIGN_OR_RETURN(ffn.gate, LoadPacked(checkpoint, prefix + "gate_proj.weight", rule, pool));
-  ATL_ASSIGN_OR_RETURN(ffn.up, LoadPacked(checkpoint, prefix + "up_proj.weight", rule, pool));
-  ATL_ASSIGN_OR_RETURN(ffn.down, LoadPacked(checkpoint, prefix + "down_proj.weight", rule, pool));
+  const std::string gate = prefix + "gate_proj.weight", up = prefix + "up_proj.weight",
+                    down = prefix + "down_proj.weight";
+  ATL_ASSIGN_OR_RETURN(const model::TensorInfo* shape, FindMatrix(checkpoint, gate));
+  const kernels::WeightFormat format = PackedFormat(checkpoint, gate, rule);
+  kernels::FfnWeights ffn(format, shape->shape[1], shape->shape[0]);
+  for (const auto& [tensor, matrix] :
+       {std::pair(&gate, &ffn.gate), {&up, &ffn.up}, {&down, &ffn.down}}) {
+    ATL_ASSIGN_OR_RETURN(const model::TensorInfo* info, FindMatrix(checkpoint, *tensor));
+    if (info->shape[0] != matrix->n() || info->shape[1] != matrix->k()) {
+      return InvalidArgument("tensor '%s' is %d x %d, expected %d x %d beside '%s'", *tensor,
+                             info->shape[0], info->shape[1], matrix->n(), matrix->k(), gate);
+    }
+    // A checkpoint may mix types: then this one has memory of its own.
+    if (const auto own = PackedFormat(checkpoint, *tensor, rule); own != format)
+      *matrix = PackedMatrix(own, matrix->n(), matrix->k());
+    ATL_RETURN_IF_ERROR(Fill(checkpoint, *tensor, pool, matrix));
+  }
   return ffn;
 }
 
