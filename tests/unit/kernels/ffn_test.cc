@@ -31,9 +31,9 @@ Expert MakeExpert(WeightFormat format, int64_t d, int64_t f, uint32_t seed) {
   if (format == WeightFormat::kBf16) {
     for (auto* w : {&e.gate, &e.up, &e.down}) *w = RoundedToBf16(*w);
   }
-  e.packed = {.gate = Pack(format, f, d, e.gate),
-              .up = Pack(format, f, d, e.up),
-              .down = Pack(format, d, f, e.down)};
+  e.packed.gate = Pack(format, f, d, e.gate);
+  e.packed.up = Pack(format, f, d, e.up);
+  e.packed.down = Pack(format, d, f, e.down);
   return e;
 }
 

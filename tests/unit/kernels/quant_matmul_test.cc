@@ -285,9 +285,9 @@ TEST(QuantFfn, HasTheBitsOfItsDefinition) {
       Expert e = {.gate = Random(f * d, 10 * j),
                   .up = Random(f * d, 10 * j + 1),
                   .down = Random(d * f, 10 * j + 2)};
-      e.packed = {.gate = Pack(format, f, d, e.gate),
-                  .up = Pack(format, f, d, e.up),
-                  .down = Pack(format, d, f, e.down)};
+      e.packed.gate = Pack(format, f, d, e.gate);
+      e.packed.up = Pack(format, f, d, e.up);
+      e.packed.down = Pack(format, d, f, e.down);
       rows.emplace_back();
       std::vector<float> gathered;
       for (int64_t i = 0; i < 3 * j; ++i) {
