@@ -308,6 +308,7 @@ class GuessTest : public ::testing::Test {
   void Open(int speculate, bool always = true) {
     LocalStackOptions options;
     options.model_dir = ::atl::testing::DemoModelDir();
+    options.profile = Options("demo", 0).profile;
     options.threads = 1;
     options.num_expert_nodes = 2;
     options.engine.speculate = speculate;

@@ -204,6 +204,7 @@ TEST_P(RemoteFabricTest, StopEndsAWaitWithoutARouter) {
 }
 
 TEST_P(RemoteFabricTest, RowsThatNoLinkTakesEndTheCall) {
+  if (GetParam() == LinkKind::kInproc) return;  // hands buffers over, whatever their size
   StartRouter("router-0");
   const int64_t rows = transport::LinkLimits().window_bytes / (d() * 2) + 1;
   const uint64_t call =
