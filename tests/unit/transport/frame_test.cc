@@ -193,7 +193,8 @@ Frame WorkFrame(uint32_t rows, const std::vector<WorkPair>& pairs) {
   Frame frame;
   const size_t x_bytes = rows * 4 * 2;
   frame.payload = Buffer(x_bytes + pairs.size() * sizeof(WorkPair));
-  std::memcpy(frame.payload.data() + x_bytes, pairs.data(), pairs.size() * sizeof(WorkPair));
+  if (!pairs.empty())
+    std::memcpy(frame.payload.data() + x_bytes, pairs.data(), pairs.size() * sizeof(WorkPair));
   frame.header = {.type = FrameType::kWork,
                   .layer = 2,
                   .rows = rows,
