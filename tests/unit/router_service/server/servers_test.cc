@@ -169,7 +169,7 @@ TEST_F(ServersTest, BudgetsThatCannotHoldTheModelMeanNoCoverageUntilTheyCan) {
   address_ = router_->addresses().grpc;
   experts_.push_back(StartExpert(0, {address_}, 1 << 20));
   ASSERT_TRUE(Eventually([&] { return Snapshot(address_).view().nodes_size() == 2; }));
-  const pb::NodeInfo& info = Snapshot(address_).view().nodes(0).info();
+  const pb::NodeInfo info = Snapshot(address_).view().nodes(0).info();
   EXPECT_EQ(info.memory_budget_bytes(), 1 << 20);
   EXPECT_GT(info.routed_expert_bytes(), 0);
   EXPECT_GT(info.shared_expert_bytes(), 0);
