@@ -73,7 +73,7 @@ def main():
     except subprocess.CalledProcessError as error:
         print(error.stderr)
         return 1
-    except render.NoKubectl as error:
+    except render.NoRenderer as error:
         print(error)
         return 1
     schema_folder = os.path.join(arguments.tools, "k8s-schemas")

@@ -1,7 +1,7 @@
 """Renders deploy/ with kubectl: every overlay, and the default one with each component that it leaves out.
 
 kubectl is the program that ATOLL_KUBECTL names, else the one in PATH, else `kube kubectl` of the binary that KUBE_BIN
-names or ./dev k8s up has built.
+names or ./dev k8s up has built; else kustomize, in PATH or built by ./dev k8s kustomize.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ COMPONENTS = [
 ]
 
 
-class NoKubectl(Exception):
+class NoRenderer(Exception):
     """Says why there is none."""
 
 
@@ -32,17 +32,21 @@ def cache_home():
     return os.environ.get("KUBE_HOME") or os.path.join(cache, "atoll", "kube")
 
 
-def find_kubectl():
-    """The words that run kubectl."""
+def find_renderer():
+    """The words before the folder."""
     given = os.environ.get("ATOLL_KUBECTL")
     if given:
-        return [given]
+        return [given, "kustomize"]
     if shutil.which("kubectl"):
-        return ["kubectl"]
+        return ["kubectl", "kustomize"]
     for kube in (os.environ.get("KUBE_BIN"), os.path.join(cache_home(), "bin", "kube")):
         if kube and os.access(kube, os.X_OK):
-            return [kube, "kubectl"]
-    raise NoKubectl("no kubectl: none in PATH, and neither ATOLL_KUBECTL nor KUBE_BIN names one (./dev k8s up builds one)")
+            return [kube, "kubectl", "kustomize"]
+    built = os.path.join(os.environ.get("ATOLL_BUILD", os.path.join(SOURCE, "build")), "tools", "kustomize")
+    for kustomize_program in (shutil.which("kustomize"), built):
+        if kustomize_program and os.access(kustomize_program, os.X_OK):
+            return [kustomize_program, "build"]
+    raise NoRenderer("neither kubectl nor kustomize: none in PATH, and neither ATOLL_KUBECTL nor KUBE_BIN names one")
 
 
 def overlays():
@@ -60,17 +64,17 @@ def write(path, content):
 
 
 @contextlib.contextmanager
-def copy_of_deploy():
+def copy_of_deploy(deploy=DEPLOY):
     """A copy of deploy/ to change."""
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, "deploy")
-        shutil.copytree(DEPLOY, copy)
+        shutil.copytree(deploy, copy)
         yield copy
 
 
 def kustomize(folder):
     """The rendered text; an error is a subprocess.CalledProcessError with stderr."""
-    return subprocess.run([*find_kubectl(), "kustomize", folder], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([*find_renderer(), folder], check=True, capture_output=True, text=True).stdout
 
 
 def with_components(overlay, components):

@@ -67,11 +67,11 @@ def roots(copy):
     return found
 
 
-def find(allowed=()):
-    """Sentences about what is unused. `allowed`: entries "FILE: ENTRY" that need not be used everywhere."""
+def find(deploy=render.DEPLOY, only=None):
+    """Sentences about what is unused; of one kustomization alone, if `only` names it."""
     problems = []
-    with render.copy_of_deploy() as copy:
-        mine = kustomizations(copy)
+    with render.copy_of_deploy(deploy) as copy:
+        mine = [os.path.join(copy, only)] if only else kustomizations(copy)
         folders = roots(copy)
         texts = {folder: render.kustomize(folder) for folder in folders}
         reads = {folder: reachable(os.path.join(folder, "kustomization.yaml")) for folder in folders}
@@ -89,7 +89,7 @@ def find(allowed=()):
                 except render.subprocess.CalledProcessError:
                     used = True  # something else needs it
                 render.write(path, content)
-                if not used and f"{name}: {what}" not in allowed:
+                if not used:
                     problems.append(f"{name}: {what} changes nothing")
         every = set().union(*reads.values())
         for area in ("base", "components", "overlays"):
