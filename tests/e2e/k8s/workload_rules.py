@@ -142,14 +142,16 @@ class WorkloadRules(ClustersTest):
                 self.assertEqual([b["spec"]["maxUnavailable"] for b in budgets], [1])
 
     def test_pods_are_spread_by_zone_and_host(self):
-        for cluster, _, document, pod, _ in self.each_workload():
+        for _, role, document, pod, _ in self.each_workload():
             spread = {c["topologyKey"]: c for c in pod["topologySpreadConstraints"]}
             self.assertEqual(set(spread), {"topology.kubernetes.io/zone", "kubernetes.io/hostname"})
             for constraint in spread.values():
                 self.assertEqual(constraint["maxSkew"], 1)
                 if document["kind"] == "StatefulSet":
                     self.assertEqual(constraint["labelSelector"], document["spec"]["selector"])
-            self.assertEqual(spread["kubernetes.io/hostname"]["nodeTaintsPolicy"], "Honor")
+            host = spread["kubernetes.io/hostname"]
+            self.assertEqual(host["nodeTaintsPolicy"], "Honor")
+            self.assertEqual(host["whenUnsatisfiable"], "DoNotSchedule" if role == "router" else "ScheduleAnyway")
 
     def test_the_dev_overlay_fits_on_one_node(self):
         dev = self.cluster("dev")
