@@ -2,7 +2,6 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <string>
 
 #include "base/status.h"
@@ -10,19 +9,10 @@
 
 namespace atl::bench {
 
-inline void AddStackFlags(CLI::App* app, local::LocalStackOptions* stack) {
-  stack->dispatch = "inline";
-  app->add_option("--model", stack->model_dir, "checkpoint folder")->required();
-  app->add_option("--profile", stack->profile, "numeric profile");
-  app->add_option("--threads", stack->threads, "compute threads; 0: one a core");
-  app->add_option("--isa", stack->isa, "instruction set of the kernels");
-}
+// --model, --profile, --threads and --isa; dispatch is inline.
+void AddStackFlags(CLI::App* app, local::LocalStackOptions* stack);
 
 // The process's exit code; says what went wrong.
-inline int ExitCode(const std::string& program, const Status& status) {
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "%s: %s\n", program.c_str(), std::string(status.message()).c_str());
-  return 1;
-}
+int ExitCode(const std::string& program, const Status& status);
 
 }  // namespace atl::bench
