@@ -13,10 +13,11 @@ SKIPPED = 77  # as in CMakeLists.txt
 def skip_unless_it_can_run():
     try:
         import render
-        render.find_renderer()
     except ImportError as error:
         print(f"skipped: {error} (Debian: python3-yaml)")
         sys.exit(SKIPPED)
+    try:
+        render.find_renderer()
     except render.NoRenderer as error:
         made = subprocess.run(["./dev", "k8s", "kustomize"], cwd=paths.SOURCE, capture_output=True, text=True, check=False)
         if made.returncode != 0:
