@@ -4,12 +4,12 @@
 //   decode_bench --model DIR [--profile NAME] [--threads N] [--isa NAME] [--batch B,...]
 //                [--tokens N] [--prompt N] [--expert-nodes N]
 // Prints a table and a line of JSON a batch.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
 
+#include "bench/flags.h"
 #include "bench/offline_model.h"
 #include "bench/roof.h"
 #include "bench/timing.h"
@@ -97,12 +97,8 @@ Status Run(const Flags& flags) {
 
 int main(int argc, char** argv) {
   atl::bench::Flags flags;
-  flags.stack.dispatch = "inline";
   CLI::App app("Decode beside the machine's roofs");
-  app.add_option("--model", flags.stack.model_dir, "checkpoint folder")->required();
-  app.add_option("--profile", flags.stack.profile, "numeric profile");
-  app.add_option("--threads", flags.stack.threads, "compute threads; 0: one a core");
-  app.add_option("--isa", flags.stack.isa, "instruction set of the kernels");
+  atl::bench::AddStackFlags(&app, &flags.stack);
   app.add_option("--batch", flags.batches, "sequences at a time")
       ->delimiter(',')
       ->check(CLI::Range(1, 1024));
@@ -112,8 +108,5 @@ int main(int argc, char** argv) {
   app.add_option("--tokens", flags.tokens, "tokens to decode")->check(CLI::Range(1, 10000));
   app.add_option("--prompt", flags.prompt, "tokens of the prompt")->check(CLI::Range(1, 1 << 20));
   CLI11_PARSE(app, argc, argv);
-  const atl::Status status = atl::bench::Run(flags);
-  if (!status.ok())
-    std::fprintf(stderr, "decode_bench: %s\n", std::string(status.message()).c_str());
-  return status.ok() ? 0 : 1;
+  return atl::bench::ExitCode("decode_bench", atl::bench::Run(flags));
 }

@@ -3,12 +3,12 @@
 //   prefill_bench --model DIR [--profile NAME] [--threads N] [--isa NAME] [--lengths T,...]
 //                 [--chunk N] [--rounds N]
 // Prints a table and a line of JSON a length.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
 
+#include "bench/flags.h"
 #include "bench/offline_model.h"
 #include "bench/timing.h"
 
@@ -69,20 +69,13 @@ Status Run(const Flags& flags) {
 
 int main(int argc, char** argv) {
   atl::bench::Flags flags;
-  flags.stack.dispatch = "inline";
   CLI::App app("Prompts beside the machine's arithmetic roof");
-  app.add_option("--model", flags.stack.model_dir, "checkpoint folder")->required();
-  app.add_option("--profile", flags.stack.profile, "numeric profile");
-  app.add_option("--threads", flags.stack.threads, "compute threads; 0: one a core");
-  app.add_option("--isa", flags.stack.isa, "instruction set of the kernels");
+  atl::bench::AddStackFlags(&app, &flags.stack);
   app.add_option("--lengths", flags.lengths, "tokens of the prompts")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--chunk", flags.chunk, "rows of a step")->check(CLI::Range(1, 8192));
   app.add_option("--rounds", flags.rounds, "prompts of each length")->check(CLI::Range(1, 100));
   CLI11_PARSE(app, argc, argv);
-  const atl::Status status = atl::bench::Run(flags);
-  if (!status.ok())
-    std::fprintf(stderr, "prefill_bench: %s\n", std::string(status.message()).c_str());
-  return status.ok() ? 0 : 1;
+  return atl::bench::ExitCode("prefill_bench", atl::bench::Run(flags));
 }

@@ -6,7 +6,6 @@
 // --right: the MTP layer's guesses are replaced by what comes, at the same cost; with random
 // weights that shows what guesses are worth where the layer is trained. Prompts are those of the
 // checkpoint's expected.json (models/demo), or random ids. Prints a table and a line of JSON a row.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -23,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/synchronization/mutex.h"
+#include "bench/flags.h"
 #include "local/local_stack.h"
 
 namespace atl::bench {
@@ -208,11 +208,8 @@ Status Run(const Flags& flags) {
 
 int main(int argc, char** argv) {
   atl::bench::Flags flags;
-  flags.stack.dispatch = "inline";
   CLI::App app("Decoding with and without guesses of the MTP layer");
-  app.add_option("--model", flags.stack.model_dir, "checkpoint folder")->required();
-  app.add_option("--profile", flags.stack.profile, "numeric profile");
-  app.add_option("--threads", flags.stack.threads, "compute threads; 0: one a core");
+  atl::bench::AddStackFlags(&app, &flags.stack);
   app.add_option("--depths", flags.depths, "guesses at most; ratios are to the first")
       ->delimiter(',')
       ->check(CLI::Range(0, atl::attention::kMaxSpeculate));
@@ -228,8 +225,5 @@ int main(int argc, char** argv) {
   app.add_flag("--right", flags.right,
                "take guesses from the first depth's answers: all are right");
   CLI11_PARSE(app, argc, argv);
-  const atl::Status status = atl::bench::Run(flags);
-  if (!status.ok())
-    std::fprintf(stderr, "speculate_bench: %s\n", std::string(status.message()).c_str());
-  return status.ok() ? 0 : 1;
+  return atl::bench::ExitCode("speculate_bench", atl::bench::Run(flags));
 }

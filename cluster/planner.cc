@@ -40,7 +40,13 @@ class Planning {
     }
     if (!shares) return TooSmall();
     Targets targets{.replicas = shares->replicas, .shared_everywhere = shares->shared_everywhere};
-    ATL_RETURN_IF_ERROR(Assign(*shares, &targets));
+    std::vector<std::set<LayerExpert>> result(nodes_.size());
+    ATL_RETURN_IF_ERROR(Assign(*shares, &result));
+    Rehouse(&result);
+    for (int64_t i = 0; i < num_nodes(); ++i) {
+      for (const LayerExpert id : result[i]) targets.loads += !held_[i].contains(id);
+      targets.of_node[nodes_[i]->name] = {result[i].begin(), result[i].end()};
+    }
     return targets;
   }
 
@@ -120,8 +126,7 @@ class Planning {
         num_nodes() * std::max(model_.routed_bytes, model_.shared_bytes));
   }
 
-  Status Assign(const Shares& shares, Targets* targets) const {
-    std::vector<std::vector<LayerExpert>> result(nodes_.size());
+  Status Assign(const Shares& shares, std::vector<std::set<LayerExpert>>* result) const {
     const int64_t per_layer = model_.num_routed * shares.replicas;
     LayerQuotas quotas(TotalShares(shares.units, num_layers() * per_layer, HeldCounts()),
                        num_layers());
@@ -134,18 +139,50 @@ class Planning {
       in.quotas = quotas.Next(in.held);
       ATL_ASSIGN_OR_RETURN(const LayerAssignment assigned, AssignLayer(in));
       for (int64_t i = 0; i < num_nodes(); ++i) {
-        for (const int32_t expert : assigned[i]) result[i].push_back({layer, expert});
+        for (const int32_t expert : assigned[i]) (*result)[i].insert({layer, expert});
         if (model_.has_shared &&
             (shares.shared_everywhere || shares.shared_layers[i].contains(layer))) {
-          result[i].push_back(SharedOf(layer));
+          (*result)[i].insert(SharedOf(layer));
         }
       }
     }
-    for (int64_t i = 0; i < num_nodes(); ++i) {
-      for (const LayerExpert id : result[i]) targets->loads += !held_[i].contains(id);
-      targets->of_node[nodes_[i]->name] = std::move(result[i]);
-    }
     return absl::OkStatus();
+  }
+
+  int64_t BytesOf(LayerExpert id) const {
+    return id.expert < model_.num_routed ? model_.routed_bytes : model_.shared_bytes;
+  }
+
+  // What a node cannot read and does not hold goes to the least laden one that has room for it and
+  // can; to none such: it stays, and the node tries again.
+  void Rehouse(std::vector<std::set<LayerExpert>>* result) const {
+    std::vector<std::set<LayerExpert>> unreadable;
+    std::vector<int64_t> bytes(nodes_.size(), 0);
+    for (int64_t i = 0; i < num_nodes(); ++i) {
+      unreadable.emplace_back(nodes_[i]->unreadable.begin(), nodes_[i]->unreadable.end());
+      for (const LayerExpert id : (*result)[i]) bytes[i] += BytesOf(id);
+    }
+    for (int64_t from = 0; from < num_nodes(); ++from) {
+      for (const LayerExpert id : unreadable[from]) {
+        if (!(*result)[from].contains(id) || held_[from].contains(id)) continue;
+        int64_t best = -1;
+        for (int64_t to = 0; to < num_nodes(); ++to) {
+          const bool can = !(*result)[to].contains(id) && !unreadable[to].contains(id) &&
+                           bytes[to] + BytesOf(id) <= Budget(to);
+          if (can && (best < 0 || bytes[to] < bytes[best])) best = to;
+        }
+        // Where copies are on all other nodes already, one fewer will do.
+        const bool elsewhere = std::any_of(result->begin(), result->end(), [&](const auto& target) {
+          return &target != &(*result)[from] && target.contains(id);
+        });
+        if (best < 0 && !elsewhere) continue;
+        (*result)[from].erase(id);
+        bytes[from] -= BytesOf(id);
+        if (best < 0) continue;
+        (*result)[best].insert(id);
+        bytes[best] += BytesOf(id);
+      }
+    }
   }
 
   std::set<int32_t> HeldRouted(int64_t node, int32_t layer) const {

@@ -16,7 +16,8 @@ struct PlanNode {
   std::string zone;          // failure domain; empty: the node is one of its own
   int64_t budget_bytes = 0;  // of packed weights; 0: no bound
   bool draining = false;
-  std::vector<LayerExpert> holds;  // as announced
+  std::vector<LayerExpert> holds;            // as announced
+  std::vector<LayerExpert> unreadable = {};  // as announced: it cannot load these
 };
 
 struct PlanInput {
@@ -36,7 +37,8 @@ struct Targets {
 // as equal as budgets permit, and a layer's share of a node differs by at most one from another
 // layer's. Shared experts are on every node if budgets allow, else spread. `min_replicas` copies
 // where memory and nodes allow, else as many as they do; never two on one node; in different zones
-// where there are such. What a node holds it keeps wherever that fits these shares, so a plan for
+// where there are such. An expert that its node cannot read goes to one that can and has room,
+// whatever the balance. What a node holds it keeps wherever that fits these shares, so a plan for
 // what is already balanced moves nothing.
 //   ResourceExhausted: the budgets cannot hold the model once (the missing bytes are named).
 //   Unavailable: no node.

@@ -30,6 +30,8 @@ std::string Members(const NodeList& experts) {
     members += absl::StrFormat("%s/%x/%d/%d/%s\n", node->info().name(), node->info().incarnation(),
                                node->state().draining(), node->info().memory_budget_bytes(),
                                node->info().zone());
+    for (const LayerExpert id : FromProto(node->state().unreadable()))
+      members += absl::StrFormat("cannot read %d/%d\n", id.layer, id.expert);
   }
   return members;
 }
@@ -143,7 +145,8 @@ PlanInput PlannerThread::MakeInput(const NodeList& experts) const {
                            .zone = node->info().zone(),
                            .budget_bytes = static_cast<int64_t>(node->info().memory_budget_bytes()),
                            .draining = node->state().draining(),
-                           .holds = FromProto(node->state().holds())});
+                           .holds = FromProto(node->state().holds()),
+                           .unreadable = FromProto(node->state().unreadable())});
   }
   return input;
 }

@@ -64,6 +64,29 @@ uint64_t Loader::term() const {
   return term_;
 }
 
+std::vector<ExpertKey> Loader::Unreadable() const {
+  absl::MutexLock lock(&mu_);
+  std::vector<ExpertKey> keys;
+  for (const auto& [key, again] : failed_) keys.push_back(key);
+  return keys;
+}
+
+bool Loader::MayTry(ExpertKey key) const {
+  absl::MutexLock lock(&mu_);
+  const auto failed = failed_.find(key);
+  return failed == failed_.end() || cluster::Uptime() >= failed->second;
+}
+
+void Loader::NoteFailure(ExpertKey key, const Status& status) {
+  {
+    absl::MutexLock lock(&mu_);
+    const bool known = !failed_.insert_or_assign(key, cluster::Uptime() + kTryAgain).second;
+    if (known) return;
+  }
+  LogError("expert %d of layer %d: %s", key.expert, key.layer, status.ToString());
+  on_change_();
+}
+
 bool Loader::busy() const {
   absl::MutexLock lock(&mu_);
   return busy_ || command_.has_value() || !jobs_.empty();
@@ -137,19 +160,19 @@ bool Loader::LoadAll(const std::vector<ExpertKey>& keys, std::vector<ExpertKey>*
   for (const ExpertKey key : keys) {
     if (Superseded()) return false;
     if (store_->Find(key) != nullptr) continue;
-    const auto failed = failed_.find(key);
-    if (failed != failed_.end() && cluster::Uptime() < failed->second) continue;
+    if (!MayTry(key)) continue;
     const Status status = store_->Load(key, pool);
     if (status.ok()) {
-      failed_.erase(key);
+      {
+        absl::MutexLock lock(&mu_);
+        failed_.erase(key);
+      }
       ++loaded;
       on_change_();
     } else if (absl::IsResourceExhausted(status)) {
       no_room->push_back(key);
     } else {
-      if (failed == failed_.end())
-        LogError("expert %d of layer %d: %s", key.expert, key.layer, status.ToString());
-      failed_[key] = cluster::Uptime() + kTryAgain;
+      NoteFailure(key, status);
     }
   }
   if (loaded > 0) LogInfo("loaded %d experts, %d bytes held", loaded, store_->bytes_held());

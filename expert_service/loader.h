@@ -40,7 +40,8 @@ class Loader {
 
   // In place of the command before, which ends after the expert in hand. Loads first; then gives up
   // what it may; then loads what had no room before. Commands of a lower term than one obeyed are
-  // passed over. An expert that could not be read is tried again after 5 s.
+  // passed over. An expert that could not be read is tried again after 5 s, as long as
+  // commands ask for it.
   void Obey(LoadCommand command);
 
   // By hand, in turn with the planner's commands; `done` is called once, on the loader's thread or
@@ -51,6 +52,8 @@ class Loader {
   void Unload(uint64_t term, std::vector<ExpertKey> keys, std::function<void(Status)> done);
 
   uint64_t term() const;
+  // What a command asked for and could not be read, ascending.
+  std::vector<ExpertKey> Unreadable() const;
   // A command is being executed or waits.
   bool busy() const;
 
@@ -69,14 +72,16 @@ class Loader {
   // True if all of `keys` were tried; false: a newer command is there.
   bool LoadAll(const std::vector<ExpertKey>& keys, std::vector<ExpertKey>* no_room);
   bool Superseded() const;
+  bool MayTry(ExpertKey key) const;
+  void NoteFailure(ExpertKey key, const Status& status);
   Status CheckTerm(uint64_t term) const;
 
   ExpertStore* const store_;
   ThreadPool* const pool_;
   const std::function<void()> on_change_;
-  std::map<ExpertKey, absl::Duration> failed_;  // loader's thread: not before this time again
 
   mutable absl::Mutex mu_;
+  std::map<ExpertKey, absl::Duration> failed_ ABSL_GUARDED_BY(mu_);  // not before this time again
   std::optional<LoadCommand> command_ ABSL_GUARDED_BY(mu_);
   std::deque<Job> jobs_ ABSL_GUARDED_BY(mu_);
   uint64_t term_ ABSL_GUARDED_BY(mu_) = 0;

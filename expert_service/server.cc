@@ -185,6 +185,9 @@ cluster::pb::NodeState ExpertServerImpl::State() const {
   std::vector<cluster::LayerExpert> holds;
   for (const auto& [key, expert] : store_->List()) holds.push_back({key.layer, key.expert});
   *state.mutable_holds() = cluster::ToProto(holds);
+  std::vector<cluster::LayerExpert> unreadable;
+  for (const ExpertKey key : loader_->Unreadable()) unreadable.push_back({key.layer, key.expert});
+  *state.mutable_unreadable() = cluster::ToProto(unreadable);
   state.set_term(loader_->term());
   state.set_queued_rows(static_cast<uint32_t>(engine_->stats().queued_rows));
   state.set_ready(Ready());

@@ -217,6 +217,39 @@ TEST(PlannerTest, SmallBudgetsGetLittleTheOthersShareTheRestEvenly) {
   EXPECT_EQ(targets->of_node.at("expert-2").size(), kLayers + 35);
 }
 
+TEST(PlannerTest, WhatANodeCannotReadGoesToOneThatCan) {
+  const ModelExperts model = SmallModel();
+  std::vector<PlanNode> nodes = Nodes(3);
+  const Targets before = *PlanTargets({.model = model, .nodes = nodes});
+  // All of its routed experts of two layers, none of which it holds.
+  for (const LayerExpert id : before.of_node.at("expert-1")) {
+    if (id.layer <= 2 && id.expert < kRouted) nodes[1].unreadable.push_back(id);
+  }
+  ASSERT_GE(nodes[1].unreadable.size(), 10u);
+  const Targets after = *PlanTargets({.model = model, .nodes = nodes});
+  ExpectCopies(model, after, 1, 3);
+  for (const LayerExpert id : nodes[1].unreadable) {
+    const auto& target = after.of_node.at("expert-1");
+    EXPECT_FALSE(std::binary_search(target.begin(), target.end(), id));
+  }
+  // What it holds it keeps: it was read before.
+  nodes[1].holds = nodes[1].unreadable;
+  EXPECT_EQ(PlanTargets({.model = model, .nodes = nodes})->of_node, before.of_node);
+}
+
+TEST(PlannerTest, WhatNobodyElseHasRoomForStaysWithItsNode) {
+  const ModelExperts model = SmallModel();
+  const int64_t budget = kLayers * (kRouted * 100 / 2 + 200);  // exactly a half each
+  std::vector<PlanNode> nodes = Nodes(2, budget);
+  const Targets before = *PlanTargets({.model = model, .nodes = nodes});
+  nodes[0].unreadable = {before.of_node.at("expert-0").front()};
+  EXPECT_EQ(PlanTargets({.model = model, .nodes = nodes})->of_node, before.of_node);
+  nodes[1].budget_bytes = budget + 100;
+  const Targets after = *PlanTargets({.model = model, .nodes = nodes});
+  EXPECT_EQ(after.of_node.at("expert-0").size() + 1, before.of_node.at("expert-0").size());
+  ExpectCopies(model, after, 1, 2);
+}
+
 TEST(PlannerTest, SaysHowManyBytesAreMissing) {
   const auto targets = PlanTargets({.model = SmallModel(), .nodes = Nodes(2, 4'000)});
   EXPECT_EQ(targets.status().code(), absl::StatusCode::kResourceExhausted);

@@ -40,6 +40,19 @@ TEST(PlannerThreadTest, LoadsEverythingThenFollowsJoinsAndLeaves) {
   EXPECT_EQ(experts[0]->LastCommand().planner(), "router-0");
 }
 
+TEST(PlannerThreadTest, WhatANodeCannotReadIsLoadedByAnother) {
+  TestRouter router({.planner = true});
+  std::vector<std::unique_ptr<TestNode>> experts;
+  experts.push_back(Expert(0, {router.address()}));
+  ASSERT_TRUE(Eventually([&] { return Balanced(experts); }));
+  experts.push_back(Expert(1, {router.address()}));
+  experts.push_back(Expert(2, {router.address()}));
+  ASSERT_TRUE(Eventually([&] { return Balanced(experts); }));
+  experts[1]->BreakLayer(1);
+  experts.erase(experts.begin());  // its share is to be taken over, by the last where need be
+  EXPECT_TRUE(Eventually([&] { return router.Missing() == 0 && experts[1]->Holds().size() > 9; }));
+}
+
 TEST(PlannerThreadTest, ADrainingNodeIsEmptied) {
   TestRouter router({.planner = true});
   std::vector<std::unique_ptr<TestNode>> experts;

@@ -167,6 +167,12 @@ class TestNode {
   const pb::NodeInfo& info() const { return info_; }
   JoinClient& client() { return *client_; }
 
+  // It cannot load experts of this layer from now on.
+  void BreakLayer(int32_t layer) {
+    absl::MutexLock lock(&mu_);
+    unreadable_layer_ = layer;
+  }
+
   // "name/incarnation" of the nodes last told.
   std::vector<std::string> Seen() {
     absl::MutexLock lock(&mu_);
@@ -212,7 +218,13 @@ class TestNode {
       const std::vector<LayerExpert> may_unload = FromProto(command.may_unload());
       std::set<LayerExpert> holds;
       for (const LayerExpert id : FromProto(state->holds())) holds.insert(id);
-      holds.insert(target.begin(), target.end());
+      std::set<LayerExpert> failed;
+      for (const LayerExpert id : FromProto(state->unreadable())) failed.insert(id);
+      for (const LayerExpert id : target) {
+        const bool can_read = id.layer != unreadable_layer_ || holds.contains(id);
+        (can_read ? holds : failed).insert(id);
+      }
+      *state->mutable_unreadable() = ToProto({failed.begin(), failed.end()});
       for (const LayerExpert id : may_unload) holds.erase(id);
       *state->mutable_holds() = ToProto({holds.begin(), holds.end()});
       state->set_term(command.term());
@@ -221,6 +233,7 @@ class TestNode {
 
   pb::NodeInfo info_;
   absl::Mutex mu_;
+  int32_t unreadable_layer_ = -1;
   pb::NodeState state_;
   std::vector<std::string> seen_;
   pb::ExpertCommand command_;

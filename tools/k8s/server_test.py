@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""./dev k8s test: what an API server says of deploy/, and nodes that only pretend. Any KUBECONFIG serves; what cannot be
+tried there is skipped with the reason. Leaves nothing behind but the CRDs of KEDA, LWS and the Prometheus operator.
+
+    server_test.py --go GO      Go fetches the CRDs
+"""
+
+import argparse
+import collections
+import json
+import os
+import subprocess
+import sys
+import time
+import unittest
+
+import render
+import schemas
+
+go = "go"
+SCALE = "atoll-scale"
+NUM_EXPERTS = 64
+NUM_NODES = 16  # for all pods of kwok-scale
+DEADLINE_S = 120
+KUBECTL = os.environ.get("ATOLL_KUBECTL") or "kubectl"
+
+
+def kubectl(*words, text=None, check=True):
+    ended = subprocess.run([KUBECTL, *words], input=text, capture_output=True, text=True, check=False)
+    if check and ended.returncode != 0:
+        raise AssertionError(f"kubectl {' '.join(words)}: {ended.stderr.strip()}")
+    return ended
+
+
+def get(*words):
+    return json.loads(kubectl("get", *words, "-o", "json").stdout)
+
+
+def apply(documents, *flags, check=True):
+    text = "\n".join(json.dumps(d) for d in documents)
+    return kubectl("apply", "--server-side", "--force-conflicts", "--validate=strict", *flags, "-f", "-", text=text, check=check)
+
+
+def wait_until(condition, what):
+    give_up = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > give_up:
+            raise AssertionError(f"not within {DEADLINE_S} s: {what}")
+        time.sleep(0.5)
+
+
+class ServerTest(unittest.TestCase):
+    """Server-side dry runs; the namespaces are made for real, and removed."""
+
+    @classmethod
+    def setUpClass(cls):
+        for path in schemas.crd_files(go):
+            kubectl("apply", "--server-side", "-f", path)
+        kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        cls.renderings = {name: render.parse(text) for name, text in render.render_all().items()}
+        names = {d["metadata"]["name"] for ds in cls.renderings.values() for d in ds if d["kind"] == "Namespace"}
+        taken = names & {item["metadata"]["name"] for item in get("namespaces")["items"]}
+        if taken:
+            raise unittest.SkipTest(f"namespaces are there already: {', '.join(sorted(taken))}")
+        cls.namespaces = sorted(names)
+        for documents in cls.renderings.values():
+            apply([d for d in documents if d["kind"] == "Namespace"])
+
+    @classmethod
+    def tearDownClass(cls):
+        kubectl("delete", "namespace", *cls.namespaces)
+
+    def test_the_server_takes_every_overlay_strictly(self):
+        for name, documents in self.renderings.items():
+            with self.subTest(name):
+                ended = apply(documents, "--dry-run=server")
+                self.assertEqual(len(ended.stdout.splitlines()), len(documents))
+                self.assertEqual(ended.stderr, "")  # no warning either, as of a pod that is not restricted
+
+    def test_a_misspelt_field_is_refused(self):
+        text = json.dumps(self.renderings["cpu"]).replace("podManagementPolicy", "podManagmentPolicy")
+        ended = apply(json.loads(text), "--dry-run=server", check=False)
+        self.assertIn(".spec.podManagmentPolicy: field not declared in schema", ended.stderr)
+
+    def create_pod(self, namespace, spec):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one", "namespace": namespace}, "spec": spec}
+        return kubectl("create", "--dry-run=server", "-f", "-", text=json.dumps(pod), check=False)
+
+    def test_pods_are_admitted_and_others_are_not(self):
+        for name, documents in self.renderings.items():
+            for document in documents:
+                if document["kind"] == "StatefulSet":
+                    namespace = document["metadata"]["namespace"]
+                    spec = document["spec"]["template"]["spec"] | {"serviceAccountName": "default"}
+                    with self.subTest(name, workload=document["metadata"]["name"]):
+                        self.assertEqual(self.create_pod(namespace, spec).stderr, "")
+        for namespace in self.namespaces:
+            wrong = self.create_pod(namespace, {"containers": [{"name": "a", "image": "a:1"}]})
+            self.assertIn('violates PodSecurity "restricted', wrong.stderr)
+
+
+class ScaleTest(unittest.TestCase):
+    """kwok-scale on nodes that only pretend."""
+
+    @classmethod
+    def setUpClass(cls):
+        nodes = get("nodes", "-l", "type=kwok")["items"]
+        cls.zones = {n["metadata"]["name"]: n["metadata"]["labels"].get("topology.kubernetes.io/zone") for n in nodes}
+        if len(nodes) < NUM_NODES:
+            raise unittest.SkipTest(f"{len(nodes)} kwok nodes, {NUM_NODES} needed: tools/kube/fake-nodes {NUM_NODES + 4}")
+        cls.documents = render.parse(render.kustomize(os.path.join(render.DEPLOY, "overlays", "kwok-scale")))
+        apply([d for d in cls.documents if d["kind"] == "Namespace"])
+        apply(cls.documents)
+
+    @classmethod
+    def tearDownClass(cls):
+        kubectl("delete", "namespace", SCALE)
+
+    def ready_experts(self):
+        """What the disruption budget counts; a replica is available some seconds later."""
+        return get("statefulset", "atoll-experts", "-n", SCALE)["status"].get("readyReplicas", 0)
+
+    def by_node(self, role):
+        pods = get("pods", "-n", SCALE, "-l", f"app.kubernetes.io/component={role}")["items"]
+        return collections.Counter(pod["spec"].get("nodeName") for pod in pods)
+
+    def test_experts_start_spread_drain_and_scale(self):
+        began = time.monotonic()
+        wait_until(lambda: self.ready_experts() == NUM_EXPERTS, f"{NUM_EXPERTS} expert pods")
+        print(f"{NUM_EXPERTS} expert pods ready after {time.monotonic() - began:.1f} s")
+
+        experts = self.by_node("expert")
+        print("expert pods a node:", dict(sorted(collections.Counter(experts.values()).items())))
+        self.assertLessEqual(max(experts.values()) - min(experts.values()), 3)
+        zones = collections.Counter()
+        for node, count in experts.items():
+            zones[self.zones[node]] += count
+        print("expert pods a zone:", dict(zones))
+        self.assertLessEqual(max(zones.values()) - min(zones.values()), NUM_EXPERTS // 8)
+        self.assertEqual(max(self.by_node("router").values()), 1)
+
+        fullest = max(experts, key=experts.get)
+        least = NUM_EXPERTS
+        with subprocess.Popen([KUBECTL, "drain", fullest, "--ignore-daemonsets", "--delete-emptydir-data",
+                               f"--timeout={DEADLINE_S}s"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as drain:
+            try:
+                while drain.poll() is None:
+                    least = min(least, self.ready_experts())
+                    time.sleep(0.2)
+                self.assertEqual(drain.returncode, 0, drain.stderr.read())
+            finally:
+                kubectl("uncordon", fullest)
+        print(f"drained {fullest} of {experts[fullest]} expert pods; ready at least: {least}")
+        self.assertGreaterEqual(least, NUM_EXPERTS - 1)  # the disruption budget
+
+        kubectl("scale", "statefulset/atoll-experts", "-n", SCALE, "--replicas=32")
+        wait_until(lambda: sum(self.by_node("expert").values()) == 32, "32 expert pods")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--go", default="go")
+    arguments = parser.parse_args()
+    global go  # the tests' one setting
+    go = arguments.go
+    try:
+        server = kubectl("version", "-o", "json", check=False)
+    except FileNotFoundError:
+        server = None
+    if server is None or server.returncode != 0:
+        print("skipped: no API server answers; ./dev k8s up starts one:", "no kubectl" if server is None else server.stderr.strip())
+        return 0
+    print("server", json.loads(server.stdout)["serverVersion"]["gitVersion"])
+    return 0 if unittest.main(argv=[sys.argv[0]], verbosity=2, exit=False).result.wasSuccessful() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
