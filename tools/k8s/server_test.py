@@ -22,6 +22,7 @@ SCALE = "atoll-scale"
 NUM_EXPERTS = 64
 NUM_NODES = 16  # for all pods of kwok-scale
 DEADLINE_S = 120
+READY = ".status.readyReplicas"  # what the disruption budget counts; a replica is available some seconds later
 KUBECTL = os.environ.get("ATOLL_KUBECTL") or "kubectl"
 
 
@@ -41,12 +42,29 @@ def apply(documents, *flags, check=True):
     return kubectl("apply", "--server-side", "--force-conflicts", "--validate=strict", *flags, "-f", "-", text=text, check=check)
 
 
-def wait_until(condition, what):
-    give_up = time.monotonic() + DEADLINE_S
-    while not condition():
-        if time.monotonic() > give_up:
-            raise AssertionError(f"not within {DEADLINE_S} s: {what}")
-        time.sleep(0.5)
+def wait_for(resource, namespace, field, value):
+    """Until the server says so, or the deadline."""
+    kubectl("wait", resource, "-n", namespace, f"--for=jsonpath={{{field}}}={value}", f"--timeout={DEADLINE_S}s")
+
+
+class Watch:
+    """The values that a field of a resource takes while this is entered, the one it has at the beginning included."""
+
+    def __init__(self, resource, namespace, field):
+        self._command = [KUBECTL, "get", resource, "-n", namespace, "--watch", "-o", f'jsonpath={{{field}}}{{"\\n"}}']
+        self.values = []
+
+    def __enter__(self):
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        first = self._process.stdout.readline()
+        if not first:
+            raise AssertionError(f"{' '.join(self._command)} ended with {self._process.wait()}")
+        self.values.append(int(first.strip() or 0))
+        return self
+
+    def __exit__(self, *_):
+        self._process.terminate()
+        self.values += [int(line.strip() or 0) for line in self._process.communicate()[0].splitlines()]
 
 
 class ServerTest(unittest.TestCase):
@@ -116,17 +134,13 @@ class ScaleTest(unittest.TestCase):
     def tearDownClass(cls):
         kubectl("delete", "namespace", SCALE)
 
-    def ready_experts(self):
-        """What the disruption budget counts; a replica is available some seconds later."""
-        return get("statefulset", "atoll-experts", "-n", SCALE)["status"].get("readyReplicas", 0)
-
     def by_node(self, role):
         pods = get("pods", "-n", SCALE, "-l", f"app.kubernetes.io/component={role}")["items"]
         return collections.Counter(pod["spec"].get("nodeName") for pod in pods)
 
     def test_experts_start_spread_drain_and_scale(self):
         began = time.monotonic()
-        wait_until(lambda: self.ready_experts() == NUM_EXPERTS, f"{NUM_EXPERTS} expert pods")
+        wait_for("statefulset/atoll-experts", SCALE, READY, NUM_EXPERTS)
         print(f"{NUM_EXPERTS} expert pods ready after {time.monotonic() - began:.1f} s")
 
         experts = self.by_node("expert")
@@ -140,21 +154,17 @@ class ScaleTest(unittest.TestCase):
         self.assertEqual(max(self.by_node("router").values()), 1)
 
         fullest = max(experts, key=experts.get)
-        least = NUM_EXPERTS
-        with subprocess.Popen([KUBECTL, "drain", fullest, "--ignore-daemonsets", "--delete-emptydir-data",
-                               f"--timeout={DEADLINE_S}s"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as drain:
+        with Watch("statefulset/atoll-experts", SCALE, READY) as ready:
             try:
-                while drain.poll() is None:
-                    least = min(least, self.ready_experts())
-                    time.sleep(0.2)
-                self.assertEqual(drain.returncode, 0, drain.stderr.read())
+                kubectl("drain", fullest, "--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={DEADLINE_S}s")
             finally:
                 kubectl("uncordon", fullest)
+        least = min(ready.values)
         print(f"drained {fullest} of {experts[fullest]} expert pods; ready at least: {least}")
         self.assertGreaterEqual(least, NUM_EXPERTS - 1)  # the disruption budget
 
         kubectl("scale", "statefulset/atoll-experts", "-n", SCALE, "--replicas=32")
-        wait_until(lambda: sum(self.by_node("expert").values()) == 32, "32 expert pods")
+        wait_for("statefulset/atoll-experts", SCALE, ".status.replicas", 32)
 
 
 def main():
