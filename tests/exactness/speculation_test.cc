@@ -364,16 +364,16 @@ TEST_F(GuessTest, AlwaysRightSavesAStepAGuess) {
 
 TEST_F(GuessTest, AlwaysWrongIsGivenUp) {
   Open(1, /*always=*/false);
-  const auto start = MakeSampledStart(stack_->checkpoint(), stack_->profile(), {5, 6, 7}, 200, 3);
+  const auto start = MakeSampledStart(stack_->checkpoint(), stack_->profile(), {5, 6, 7}, 400, 3);
   const Answer expected = Known(start);
-  ASSERT_EQ(expected.ids.size(), 200);
+  ASSERT_EQ(expected.ids.size(), 400);
   Guess([](size_t) { return true; });
   EXPECT_EQ(Difference(expected, RunOne(stack_->engine(), start)), "");
   EXPECT_EQ(stats().accepted_tokens, 0);
-  EXPECT_EQ(stats().steps, 200);
-  EXPECT_EQ(stats().decode_tokens, 199);
+  EXPECT_EQ(stats().steps, 400);
+  EXPECT_EQ(stats().decode_tokens, 399);
   EXPECT_GT(stats().drafted_tokens, 0);
-  EXPECT_LT(stats().drafted_tokens, 100) << "guesses that are always wrong go on";
+  EXPECT_LT(stats().drafted_tokens, 200) << "guesses that are always wrong go on";
 }
 
 // Every third guess wrong, at places that differ from request to request, many sequences a step.
