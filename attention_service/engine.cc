@@ -1,5 +1,7 @@
 #include "attention_service/engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <numeric>
 #include <utility>
@@ -60,6 +62,13 @@ StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options,
         "bytes or lower --context",
         options.cache_blocks, options.cache_blocks * kernels::kCacheBlock, options.context_length,
         needed * block_bytes);
+  }
+  const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  if (options.cache_blocks > memory / block_bytes) {
+    return InvalidArgument(
+        "latent cache of %d blocks of %d bytes: expected at most the %d bytes of this machine's "
+        "memory",
+        options.cache_blocks, block_bytes, memory);
   }
   return options;
 }

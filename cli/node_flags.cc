@@ -6,6 +6,8 @@
 namespace atl::cli {
 namespace {
 
+constexpr int kMaxThreads = 1024;
+
 std::string Join(const std::vector<std::string>& parts) {
   std::string joined;
   for (const std::string& part : parts) joined += (joined.empty() ? "" : ",") + part;
@@ -129,8 +131,8 @@ void AddDispatchFlag(FlagSet* flags, std::string* dispatch) {
 Status CheckNodeOptions(const cluster::NodeOptions& node) {
   if (node.model_dir.empty()) return InvalidArgument("--model DIR is required (or ATOLL_MODEL)");
   ATL_RETURN_IF_ERROR(Annotate(model::FindProfile(node.profile).status(), "--profile"));
-  if (node.threads < 0)
-    return InvalidArgument("--threads: expected 0 or more, found %d", node.threads);
+  if (node.threads < 0 || node.threads > kMaxThreads)
+    return InvalidArgument("--threads: expected 0 to %d, found %d", kMaxThreads, node.threads);
   if (node.link_spin_us < -1 || node.link_spin_us > 1'000'000)
     return InvalidArgument("--link-spin-us: expected -1 to 1000000, found %d", node.link_spin_us);
   ATL_RETURN_IF_ERROR(CheckAddress("--listen", node.listen));
