@@ -20,7 +20,7 @@ class Scenarios:
             with self.streams(cluster, count=4, requests=self.long_requests(), once=True) as streams:
                 streams.wait_tokens(212)
                 streams.fault()
-                cluster.kill("attention-0")
+                self.check_used_again(cluster, "attention-0")
             self.check(streams, longest_s=REPLAYED_S)
             self.assertGreater(cluster.metric("router-0", "atoll_router_replays_total"), 0)
 

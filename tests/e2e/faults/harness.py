@@ -161,6 +161,15 @@ class FaultTest(unittest.TestCase):
         undisturbed(self.model, requests, self.flags)  # before there is any load
         return Streams(cluster.router_addresses(), requests, count, once)
 
+    def check_used_again(self, cluster, name, router=0):
+        """Kills it: another one of its name is used within a second, after the 0.1 s that the supervisor waits."""
+        old, = cluster.kill(name)
+        killed = time.monotonic()
+        cluster.wait_restarted(name, old, router)
+        back = time.monotonic() - killed
+        print(f"\n{name} was used again after {1000 * back:.0f} ms", flush=True)
+        self.assertLess(back, 1.1)
+
     def check(self, streams, longest_s):
         """After the streams' end: nothing lost, nothing twice, the same tokens, no longer gap."""
         print("\n" + streams.report(self.id().split(".", 1)[1]), flush=True)

@@ -1,6 +1,6 @@
 """Hosts on this machine: network namespaces whose links are set down and up, and small disks.
 
-Needs iproute2, util-linux, and root or user namespaces. Nothing of it is seen outside: all ends with the test's process.
+Needs iproute2, util-linux, and root or user namespaces. Nothing is seen outside: all ends with the test's process.
 """
 
 import os

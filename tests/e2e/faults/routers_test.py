@@ -18,8 +18,7 @@ class Scenarios:
             with self.streams(cluster) as streams:
                 streams.wait_tokens(30)
                 streams.fault()
-                old, = cluster.kill("router-0")
-                cluster.wait_restarted("router-0", old, router=1)
+                self.check_used_again(cluster, "router-0", router=1)
                 streams.wait_tokens(30)
             self.check(streams, longest_s=RESUMED_S)
             self.assertGreater(sum(len(answer.breaks) for answer in streams.all()), 0)
@@ -136,8 +135,8 @@ class Scenarios:
     def test_the_command_goes_on_when_all_are_back(self):
         undisturbed_s = self.the_command_goes_on()
         took = self.the_command_goes_on("router-0", "router-1")
-        print(f"\n1000 tokens of two commands: {undisturbed_s:.1f} s undisturbed, {took:.1f} s over a loss of all routers",
-              flush=True)
+        print(f"\n1000 tokens of two commands: {undisturbed_s:.1f} s undisturbed, {took:.1f} s over the loss of all "
+              "routers", flush=True)
         self.assertLess(took, 2 * undisturbed_s + 2.0)
 
 

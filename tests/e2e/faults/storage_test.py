@@ -109,6 +109,18 @@ class Scenarios:
                     wait_until(lambda: cluster.pid_of("expert-1") != old, 10, "the new process in the status file")
                 self.check(streams, longest_s=0.25)
 
+    def test_disk_that_hangs_under_the_status_file(self):
+        """Where its temporary file is to be there is a pipe that nobody reads. Who died is started again all the same."""
+        with self.cluster(experts=3, flags=["--min-replicas", "2"]) as cluster:
+            cluster.wait_holders(2)
+            os.mkfifo(f"{cluster.status_path}.{cluster.process.pid}.tmp")
+            with self.streams(cluster) as streams:
+                streams.wait_tokens(30)  # what runs where changes with them
+                streams.fault()
+                self.check_used_again(cluster, "expert-1")
+                streams.wait_tokens(30)
+            self.check(streams, longest_s=0.25)
+
     def test_a_checkpoint_that_does_not_fit(self):
         with SmallDisk(self.folder, 1 << 20) as disk:
             ended = subprocess.run([paths.binary("atoll"), "make-model", "--preset", self.model, "--out",

@@ -74,14 +74,13 @@ class Scenarios:
             self.check(streams, longest_s=MENDED_S)
 
     def test_killed_during_a_rebalance(self):
-        """A node that joins takes experts over: it dies while it loads, then the one that was to give some up."""
+        """A node that joins takes experts over: it dies as it begins to, then one that gives some up to the next."""
         with self.cluster(experts=2, flags=["--restart", "never"]) as cluster:
-            target = 0.9 * len(cluster.holders()) / 3
             with self.streams(cluster) as streams:
                 streams.wait_tokens(30)
                 streams.fault()
                 with ExtraNode(cluster, "expert", "expert-new") as first:
-                    wait_until(lambda: 0 < cluster.num_held("expert-new") < target, 20, "a part of its experts")
+                    wait_until(lambda: cluster.num_held("expert-new") > 0, 20, "experts at expert-new")
                     first.process.kill()
                 with ExtraNode(cluster, "expert", "expert-newer"):
                     wait_until(lambda: cluster.num_held("expert-newer") > 0, 20, "experts at expert-newer")
