@@ -147,6 +147,9 @@ Status ApiClient::Connect(size_t idx, absl::Time deadline) {
     state = channels_[idx]->GetState(/*try_to_connect=*/true);
   }
   if (state == GRPC_CHANNEL_READY) return absl::OkStatus();
+  // The next attempt is a new channel's: between calls nobody drives a channel's own attempts, and
+  // gRPC looks after them every 5 s.
+  channels_[idx] = rpc::MakeChannel(options_.addresses[idx]);
   return Unavailable("no answer from %s", options_.addresses[idx]);
 }
 
