@@ -1,3 +1,8 @@
 #include "cli/commands.h"
+#include "cli/output.h"
 
-int main(int argc, char** argv) { return atl::cli::RunAttention("atoll-attention", argc, argv); }
+int main(int argc, char** argv) {
+  atl::cli::HoldStandardDescriptors();
+  return atl::cli::EndOutput("atoll-attention",
+                             atl::cli::RunAttention("atoll-attention", argc, argv));
+}

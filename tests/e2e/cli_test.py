@@ -78,6 +78,19 @@ class GenerateTest(unittest.TestCase):
         self.assertIn("--token-ids", self.generate("--token-ids", "5,x", code=2).stderr)
         self.assertIn("--max-tokens", self.generate("--max-tokns", "5", "x", code=2).stderr)
 
+    def test_the_call_ends_when_nobody_reads_the_answer(self):
+        with subprocess.Popen([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--ignore-eos",
+                               "--max-tokens", "2000", "Hello"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True) as process:
+            process.stdout.read(1)
+            process.stdout.close()
+            self.assertEqual(process.stderr.read(), "")
+            self.assertEqual(process.wait(20), 1)
+        wait_until(lambda: CLUSTER.process_named("attention-0")["holds"]["sequences"] == 0, 10, "the sequence's end")
+
+    def test_an_error_leaves_standard_output_empty(self):
+        self.assertEqual(self.generate("--top-p", "3", "x", code=1).stdout, "")
+
     def test_ctrl_c_ends_an_answer_with_code_130(self):
         with subprocess.Popen([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--ignore-eos",
                                "--max-tokens", "2000", "Hello"], stdout=subprocess.PIPE) as process:
@@ -155,6 +168,21 @@ class ToolsTest(unittest.TestCase):
         self.assertEqual(here.split()[0], "0")
         for where in (["--model", DEMO], ["--address", CLUSTER.address()]):
             self.assertEqual(atoll("tokenize", *where, "--decode", here.strip()).stdout, text + "\n")
+
+    def test_output_that_cannot_be_written_is_a_failure(self):
+        ask = ["--address", CLUSTER.address()]
+        for arguments in (["generate", *ask, "--max-tokens", "2", "Hello"],
+                          ["generate", *ask, "--max-tokens", "2", "--json", "Hello"], ["tokenize", *ask, "Hello"],
+                          ["nodes", *ask], ["plan", "--model", "v3"], ["chat", *ask], ["--help"], ["serve", "--help"]):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                ended = subprocess.run([paths.binary("atoll"), *arguments], input="count to ten\n", stdout=full,
+                                       stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+            self.assertEqual(ended.returncode, 1, arguments)
+            self.assertIn("writing to stdout: No space left on device", ended.stderr, arguments)
+            closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", paths.binary("atoll"), *arguments],
+                                    input="count to ten\n", stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+            self.assertEqual(closed.returncode, 1, arguments)
+            self.assertIn("writing to stdout: Bad file descriptor", closed.stderr, arguments)
 
     def test_nodes_lists_everybody(self):
         out = atoll("nodes", "--address", "127.0.0.1:1," + CLUSTER.address(1)).stdout
