@@ -263,6 +263,9 @@ class ServeTest(unittest.TestCase):
         with Serve() as server:
             ended = atoll("generate", "--chat", "--address", server.address(), "count to ten")
             self.assertEqual(ended.stdout, COUNT + "\n")
+            nodes = atoll("nodes", "--address", server.address())
+            self.assertEqual((nodes.returncode, nodes.stdout),
+                             (0, f"{server.address()}: one process (atoll serve), no nodes\n"), nodes.stderr)
             self.assertEqual(server.interrupt(), 0)
             self.assertFalse(is_alive(server.pid))
 
