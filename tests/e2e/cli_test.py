@@ -233,6 +233,13 @@ class LocalToolsTest(unittest.TestCase):
 
     def test_plan_counts_published_models_and_refuses_unknown_ones(self):
         self.assertIn("671.03 B", atoll("plan", "--model", "v3").stdout)
+        for model, context in ((DEMO, "2048"), ("deepseek-moe-16b", "4096"), ("v3", "32768")):
+            ended = atoll("plan", "--model", model)
+            self.assertEqual(ended.returncode, 0, ended.stderr)
+            self.assertIn(f"({context} tokens)", ended.stdout)
+        beyond = atoll("plan", "--model", DEMO, "--context", "2049")
+        self.assertEqual(beyond.returncode, 1)
+        self.assertIn("a context of 2049 tokens, expected at most 2048", beyond.stderr)
         unknown = atoll("plan", "--model", "v7")
         self.assertEqual(unknown.returncode, 1)
         self.assertIn("v7", unknown.stderr)
