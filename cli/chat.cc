@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "cli/commands.h"
 #include "cli/interrupt_watch.h"
+#include "cli/output.h"
 #include "cli/request_flags.h"
 #include "cli/server_loop.h"
 #include "cli/work_report.h"
@@ -86,10 +87,10 @@ class Chat {
     const StatusOr<GenerateResponse> answer =
         client_->Stream(request_, [&](const GenerateStreamResponse& message) {
           std::fwrite(message.text().data(), 1, message.text().size(), stdout);
-          std::fflush(stdout);
           text += message.text();
+          if (!FlushOutput().ok()) client_->Cancel();  // nobody reads the rest
         });
-    std::printf("\n");
+    if (answer.ok() || !text.empty()) std::printf("\n");
     if (answer.ok() || absl::IsCancelled(answer.status())) {
       AddMessage(&request_, "assistant", text);
       if (answer.ok() && verbose_) {
@@ -135,7 +136,7 @@ int Converse(const std::string& command, ApiClient* client, Chat* chat) {
   int code = kExitOk;
   while (true) {
     if (interactive) std::printf("> ");
-    std::fflush(stdout);
+    if (!FlushOutput().ok()) return kExitFailure;
     std::string line;
     const LineReader::Outcome outcome = reader.Next(&line);
     if (outcome != LineReader::Outcome::kLine) {

@@ -155,7 +155,9 @@ void FlagSet::Add(const std::string& name, double* value, const std::string& hel
 void FlagSet::Add(const std::string& name, bool* value, const std::string& help) {
   impl_->AddValue(name, value, help)
       ->default_str(*value ? "true" : "false")
-      ->type_name("true|false");
+      ->type_name("true|false")
+      ->expected(0)      // as a flag: bare, it is true
+      ->expected(0, 1);  // and a value may follow
 }
 void FlagSet::Add(const std::string& name, std::optional<float>* value, const std::string& help) {
   impl_->Finish(name, impl_->app.add_option(name, *value, help)->type_name("NUMBER"));

@@ -29,7 +29,8 @@ class FlagSet {
   void Add(const std::string& name, int* value, const std::string& help);
   void Add(const std::string& name, int64_t* value, const std::string& help);
   void Add(const std::string& name, double* value, const std::string& help);
-  void Add(const std::string& name, bool* value, const std::string& help);  // --name true|false
+  void Add(const std::string& name, bool* value,
+           const std::string& help);  // --name, --name=true|false, --name true|false
   void Add(const std::string& name, absl::Duration* value,
            const std::string& help);  // "250ms", "10s"; bare: seconds
   void Add(const std::string& name, std::vector<std::string>* value,

@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/interrupt_watch.h"
+#include "cli/output.h"
 #include "cli/request_flags.h"
 #include "cli/server_loop.h"
 #include "cli/work_report.h"
@@ -105,14 +106,17 @@ void PrintPart(const Message& message, bool ids) {
   } else {
     std::fwrite(message.text().data(), 1, message.text().size(), stdout);
   }
-  std::fflush(stdout);
 }
 
+// `printed`: something of the answer is on stdout.
 StatusOr<GenerateResponse> Ask(ApiClient* client, const GenerateRequest& request,
-                               const GenerateFlags& values) {
+                               const GenerateFlags& values, bool* printed) {
   if (!values.unary) {
     return client->Stream(request, [&](const GenerateStreamResponse& message) {
-      if (!values.json) PrintPart(message, values.ids);
+      if (values.json) return;
+      PrintPart(message, values.ids);
+      *printed |= message.token_ids_size() > 0 || !message.text().empty();
+      if (!FlushOutput().ok()) client->Cancel();  // nobody reads the rest
     });
   }
   StatusOr<GenerateResponse> answer = client->Generate(request);
@@ -143,9 +147,10 @@ int RunGenerate(const std::string& command, int argc, char** argv) {
   ApiClient client(*options);
   InterruptWatch interrupts([&] { client.Cancel(); });
   const WorkSnapshot before = values.verbose ? TakeWorkSnapshot(client.channel()) : WorkSnapshot();
-  const StatusOr<GenerateResponse> answer = Ask(&client, *request, values);
+  bool printed = false;
+  const StatusOr<GenerateResponse> answer = Ask(&client, *request, values, &printed);
   if (!answer.ok()) {
-    std::printf("\n");
+    if (printed) std::printf("\n");
     if (absl::IsCancelled(answer.status())) return kExitInterrupted;
     return Fail(command, answer.status());
   }

@@ -6,10 +6,13 @@
 #include <system_error>
 
 #include "cli/flag_set.h"
+#include "cli/output.h"
 
 namespace atl::cli {
 
-int RunProgram(const char* name, const std::function<int()>& run) {
+namespace {
+
+int RunCatching(const char* name, const std::function<int()>& run) {
   try {
     return run();
   } catch (const std::bad_alloc&) {
@@ -21,6 +24,13 @@ int RunProgram(const char* name, const std::function<int()>& run) {
     std::fprintf(stderr, "%s: %s\n", name, error.what());
   }
   return kExitFailure;
+}
+
+}  // namespace
+
+int RunProgram(const char* name, const std::function<int()>& run) {
+  HoldStandardDescriptors();
+  return EndOutput(name, RunCatching(name, run));
 }
 
 }  // namespace atl::cli

@@ -78,6 +78,19 @@ class GenerateTest(unittest.TestCase):
         self.assertIn("--token-ids", self.generate("--token-ids", "5,x", code=2).stderr)
         self.assertIn("--max-tokens", self.generate("--max-tokns", "5", "x", code=2).stderr)
 
+    def test_the_call_ends_when_nobody_reads_the_answer(self):
+        with subprocess.Popen([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--ignore-eos",
+                               "--max-tokens", "2000", "Hello"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True) as process:
+            process.stdout.read(1)
+            process.stdout.close()
+            self.assertEqual(process.stderr.read(), "")
+            self.assertEqual(process.wait(20), 1)
+        wait_until(lambda: CLUSTER.process_named("attention-0")["holds"]["sequences"] == 0, 10, "the sequence's end")
+
+    def test_an_error_leaves_standard_output_empty(self):
+        self.assertEqual(self.generate("--top-p", "3", "x", code=1).stdout, "")
+
     def test_ctrl_c_ends_an_answer_with_code_130(self):
         with subprocess.Popen([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--ignore-eos",
                                "--max-tokens", "2000", "Hello"], stdout=subprocess.PIPE) as process:
@@ -156,6 +169,21 @@ class ToolsTest(unittest.TestCase):
         for where in (["--model", DEMO], ["--address", CLUSTER.address()]):
             self.assertEqual(atoll("tokenize", *where, "--decode", here.strip()).stdout, text + "\n")
 
+    def test_output_that_cannot_be_written_is_a_failure(self):
+        ask = ["--address", CLUSTER.address()]
+        for arguments in (["generate", *ask, "--max-tokens", "2", "Hello"],
+                          ["generate", *ask, "--max-tokens", "2", "--json", "Hello"], ["tokenize", *ask, "Hello"],
+                          ["nodes", *ask], ["plan", "--model", "v3"], ["chat", *ask], ["--help"], ["serve", "--help"]):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                ended = subprocess.run([paths.binary("atoll"), *arguments], input="count to ten\n", stdout=full,
+                                       stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+            self.assertEqual(ended.returncode, 1, arguments)
+            self.assertIn("writing to stdout: No space left on device", ended.stderr, arguments)
+            closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", paths.binary("atoll"), *arguments],
+                                    input="count to ten\n", stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+            self.assertEqual(closed.returncode, 1, arguments)
+            self.assertIn("writing to stdout: Bad file descriptor", closed.stderr, arguments)
+
     def test_nodes_lists_everybody(self):
         out = atoll("nodes", "--address", "127.0.0.1:1," + CLUSTER.address(1)).stdout
         self.assertEqual([line.split()[0] for line in out.splitlines()[1:-1]],
@@ -205,6 +233,13 @@ class LocalToolsTest(unittest.TestCase):
 
     def test_plan_counts_published_models_and_refuses_unknown_ones(self):
         self.assertIn("671.03 B", atoll("plan", "--model", "v3").stdout)
+        for model, context in ((DEMO, "2048"), ("deepseek-moe-16b", "4096"), ("v3", "32768")):
+            ended = atoll("plan", "--model", model)
+            self.assertEqual(ended.returncode, 0, ended.stderr)
+            self.assertIn(f"({context} tokens)", ended.stdout)
+        beyond = atoll("plan", "--model", DEMO, "--context", "2049")
+        self.assertEqual(beyond.returncode, 1)
+        self.assertIn("a context of 2049 tokens, expected at most 2048", beyond.stderr)
         unknown = atoll("plan", "--model", "v7")
         self.assertEqual(unknown.returncode, 1)
         self.assertIn("v7", unknown.stderr)
@@ -235,6 +270,9 @@ class ServeTest(unittest.TestCase):
         with Serve() as server:
             ended = atoll("generate", "--chat", "--address", server.address(), "count to ten")
             self.assertEqual(ended.stdout, COUNT + "\n")
+            nodes = atoll("nodes", "--address", server.address())
+            self.assertEqual((nodes.returncode, nodes.stdout),
+                             (0, f"{server.address()}: one process (atoll serve), no nodes\n"), nodes.stderr)
             self.assertEqual(server.interrupt(), 0)
             self.assertFalse(is_alive(server.pid))
 

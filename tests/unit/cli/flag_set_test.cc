@@ -89,6 +89,25 @@ TEST(FlagSetTest, DefaultsStayWhereNothingIsSaid) {
   EXPECT_EQ(values.share, std::nullopt);
 }
 
+TEST(FlagSetTest, TruthMayBeSaidBareOrWithAValue) {
+  struct Case {
+    std::vector<std::string> arguments;
+    bool expected;
+  };
+  for (const Case& c : {Case{{"--on"}, true}, Case{{"--on", "--loud"}, true},
+                        Case{{"--on=true"}, true}, Case{{"--on=false"}, false},
+                        Case{{"--on", "false"}, false}, Case{{"--on", "--on=false"}, false}}) {
+    Values values;
+    values.on = !c.expected;
+    ASSERT_EQ(Parse(&values, c.arguments), std::nullopt);
+    EXPECT_EQ(values.on, c.expected) << c.arguments.back();
+  }
+  Values values;
+  CaptureStderr();
+  EXPECT_EQ(Parse(&values, {"--on=perhaps"}), kExitUsage);
+  EXPECT_THAT(GetCapturedStderr(), HasSubstr("--on"));
+}
+
 TEST(FlagSetTest, TheEnvironmentSetsWhatTheCommandLineDoesNot) {
   setenv("ATOLL_MAX_COUNT", "11", 1);
   setenv("ATOLL_LIST", "p,q", 1);

@@ -92,7 +92,8 @@ TEST(ServerTest, ServesItsServicesAndReflection) {
   // {file_containing_symbol: NAME}: what a client without a proto file asks before it calls.
   for (const std::string name : {"atollpb.v1.ExpertService", "grpc.health.v1.Health"}) {
     std::string file;
-    const std::string ask = "\x22" + std::string(1, static_cast<char>(name.size())) + name;
+    std::string ask = {'\x22', static_cast<char>(name.size())};
+    ask += name;
     ASSERT_TRUE(Call((*server)->address(),
                      "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", ask, &file)
                     .ok());
