@@ -104,6 +104,7 @@ Engine::Engine(transport::EventLoop* loop, const kernels::KernelContext& ctx,
       runner_(ctx, weights, &cache_, fabric, options.micro_batches, kMinMicroBatchRows),
       scheduler_(options, &cache_) {
   stats_.blocks_total = static_cast<uint32_t>(cache_.num_blocks());
+  fabric->SetNobodyWaits([this] { return StepIsAbandoned(); });
   if (options.speculate > 0) drafter_ = std::make_unique<Drafter>(ctx, weights, &runner_, options);
 }
 
@@ -173,6 +174,18 @@ void Engine::Send(Message message) {
     inbox_.push_back(std::move(message));
   }
   loop_->Post([] {});  // wakes it; messages are taken between steps, never inside one
+}
+
+bool Engine::StepIsAbandoned() {
+  absl::MutexLock lock(&mu_);
+  if (inbox_.empty()) return false;
+  const auto cancelled = [this](const Step::Part& part) ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return part.sequence == nullptr ||
+           std::any_of(inbox_.begin(), inbox_.end(), [&](const Message& message) {
+             return message.start == nullptr && message.cancel == part.sequence->sequence_id;
+           });
+  };
+  return std::all_of(step_.parts.begin(), step_.parts.end(), cancelled);
 }
 
 void Engine::TakeMessages() {
