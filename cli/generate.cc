@@ -36,7 +36,7 @@ void AddFlags(FlagSet* flags, GenerateFlags* values) {
   flags->Add("--token-ids", &values->token_ids, "token ids as prompt, used exactly as given");
   AddSamplingFlags(flags, &values->sampling);
   flags->Add("--logprobs", &values->logprobs,
-             "log-probabilities with this many alternatives (0 to 20)");
+             "log-probabilities with this many alternatives (0 to 20), with --json");
   flags->Add("--prompt-logprobs", &values->prompt_logprobs, "the same of the prompt's tokens");
   flags->Add("--model-name", &values->model_name, "refuse to be answered by another model");
   flags->Add("--request-id", &values->request_id, "name of the request in logs");
@@ -56,7 +56,23 @@ std::string ReadStandardInput() {
   return all;
 }
 
+// Flags that would be left unused beside others.
+Status CheckFlags(const GenerateFlags& values) {
+  if (!values.token_ids.empty() && !values.prompt.empty()) {
+    return InvalidArgument("--token-ids: expected no prompt beside them, found \"%s\"",
+                           values.prompt);
+  }
+  if (!values.token_ids.empty() && values.chat)
+    return InvalidArgument("--token-ids: expected no --chat, for ids are used as given");
+  if (!values.system.empty() && !values.chat)
+    return InvalidArgument("--system: expected --chat beside it");
+  if ((values.logprobs || values.prompt_logprobs) && !values.json)
+    return InvalidArgument("--logprobs, --prompt-logprobs: expected --json, which shows them");
+  return absl::OkStatus();
+}
+
 StatusOr<GenerateRequest> MakeRequest(const GenerateFlags& values) {
+  ATL_RETURN_IF_ERROR(CheckFlags(values));
   GenerateRequest request;
   if (!values.token_ids.empty()) {
     ATL_ASSIGN_OR_RETURN(*request.mutable_token_ids(),

@@ -77,6 +77,9 @@ class GenerateTest(unittest.TestCase):
         self.assertIn("top_p", self.generate("--top-p", "3", "x", code=1).stderr)
         self.assertIn("--token-ids", self.generate("--token-ids", "5,x", code=2).stderr)
         self.assertIn("--max-tokens", self.generate("--max-tokns", "5", "x", code=2).stderr)
+        for unused in (["--token-ids", "5", "Hello"], ["--token-ids", "5", "6"], ["--token-ids", "5", "--chat"],
+                       ["--system", "Be brief.", "Hello"], ["--logprobs", "1", "Hello"], ["--seed", "-1", "Hello"]):
+            self.assertIn(unused[0], self.generate(*unused, code=2).stderr)
 
     def test_the_call_ends_when_nobody_reads_the_answer(self):
         with subprocess.Popen([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--ignore-eos",
