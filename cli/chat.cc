@@ -73,15 +73,16 @@ class Chat {
  public:
   Chat(const ChatFlags& values, GenerateRequest base, ApiClient* client)
       : verbose_(values.verbose), client_(client), base_(std::move(base)), request_(base_) {
-    if (!values.system.empty()) AddMessage(&base_, "system", ToUtf8(values.system));
+    if (!values.system.empty()) AddMessage(&base_, "system", values.system);
     request_ = base_;
   }
 
   // Asks; prints the answer as it comes. An answer that was cut short stays in the conversation as
   // far as it came.
   Status Ask(const std::string& question) {
+    ATL_RETURN_IF_ERROR(CheckUtf8("line", question));
     const int num_before = request_.messages().messages_size();
-    AddMessage(&request_, "user", ToUtf8(question));
+    AddMessage(&request_, "user", question);
     const WorkSnapshot before = verbose_ ? TakeWorkSnapshot(client_->channel()) : WorkSnapshot();
     std::string text;
     const StatusOr<GenerateResponse> answer =
@@ -172,7 +173,8 @@ int RunChat(const std::string& command, int argc, char** argv) {
   const StatusOr<ApiClientOptions> options = ToClientOptions(values.address);
   if (!options.ok()) return flags.Mistake(std::string(options.status().message()));
   GenerateRequest base;
-  const Status applied = ApplySampling(values.sampling, &base);
+  Status applied = ApplySampling(values.sampling, &base);
+  applied.Update(CheckUtf8("--system", values.system));
   if (!applied.ok()) return flags.Mistake(std::string(applied.message()));
 
   InterruptWatch::Block();

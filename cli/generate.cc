@@ -36,7 +36,7 @@ void AddFlags(FlagSet* flags, GenerateFlags* values) {
   flags->Add("--token-ids", &values->token_ids, "token ids as prompt, used exactly as given");
   AddSamplingFlags(flags, &values->sampling);
   flags->Add("--logprobs", &values->logprobs,
-             "log-probabilities with this many alternatives (0 to 20)");
+             "log-probabilities with this many alternatives (0 to 20), with --json");
   flags->Add("--prompt-logprobs", &values->prompt_logprobs, "the same of the prompt's tokens");
   flags->Add("--model-name", &values->model_name, "refuse to be answered by another model");
   flags->Add("--request-id", &values->request_id, "name of the request in logs");
@@ -48,15 +48,25 @@ void AddFlags(FlagSet* flags, GenerateFlags* values) {
   flags->AddSwitch("--verbose", &values->verbose, "say how fast it was and who computed what");
 }
 
-std::string ReadStandardInput() {
-  std::string all;
-  char bytes[65536];
-  ssize_t size;
-  while ((size = read(STDIN_FILENO, bytes, sizeof bytes)) > 0) all.append(bytes, size);
-  return all;
+// Flags that would be left unused beside others, or could not be sent.
+Status CheckFlags(const GenerateFlags& values) {
+  if (!values.token_ids.empty() && !values.prompt.empty()) {
+    return InvalidArgument("--token-ids: expected no prompt beside them, found \"%s\"",
+                           values.prompt);
+  }
+  if (!values.token_ids.empty() && values.chat)
+    return InvalidArgument("--token-ids: expected no --chat, for ids are used as given");
+  if (!values.system.empty() && !values.chat)
+    return InvalidArgument("--system: expected --chat beside it");
+  if ((values.logprobs || values.prompt_logprobs) && !values.json)
+    return InvalidArgument("--logprobs, --prompt-logprobs: expected --json, which shows them");
+  ATL_RETURN_IF_ERROR(CheckUtf8("--system", values.system));
+  ATL_RETURN_IF_ERROR(CheckUtf8("--model-name", values.model_name));
+  return CheckUtf8("--request-id", values.request_id);
 }
 
 StatusOr<GenerateRequest> MakeRequest(const GenerateFlags& values) {
+  ATL_RETURN_IF_ERROR(CheckFlags(values));
   GenerateRequest request;
   if (!values.token_ids.empty()) {
     ATL_ASSIGN_OR_RETURN(*request.mutable_token_ids(),
@@ -64,12 +74,13 @@ StatusOr<GenerateRequest> MakeRequest(const GenerateFlags& values) {
   } else {
     const bool from_input =
         values.prompt == "-" || (values.prompt.empty() && isatty(STDIN_FILENO) == 0);
-    const std::string prompt = ToUtf8(from_input ? ReadStandardInput() : values.prompt);
+    const std::string prompt = from_input ? ReadStandardInput() : values.prompt;
+    ATL_RETURN_IF_ERROR(CheckUtf8("prompt", prompt));
     if (values.chat) {
       if (!values.system.empty()) {
         auto* system = request.mutable_messages()->add_messages();
         system->set_role("system");
-        system->set_content(ToUtf8(values.system));
+        system->set_content(values.system);
       }
       auto* user = request.mutable_messages()->add_messages();
       user->set_role("user");

@@ -49,18 +49,20 @@ int RunPlan(const std::string& command, int argc, char** argv) {
   flags.Add("--model", &values.model,
             "checkpoint folder, config.json, or one of " + presets + " (required)");
   flags.Add("--profile", &values.profile, "numeric profile");
-  flags.Add("--nodes", &values.options.num_expert_nodes,
-            "expert nodes; 0: as few as hold the experts once");
+  flags.AddAtLeast("--nodes", &values.options.num_expert_nodes, 0,
+                   "expert nodes; 0: as few as hold the experts once");
   flags.AddBytes("--node-memory", &values.options.node_memory_bytes, "memory of each node");
-  flags.Add("--context", &values.context,
-            absl::StrFormat("tokens of a sequence, prompt and answer; absent: %d, or the model's "
-                            "limit where that is less",
-                            values.options.context_tokens));
-  flags.Add("--sequences", &values.options.num_sequences,
-            "sequences that run at once in the whole cluster");
+  flags.AddAtLeast(
+      "--context", &values.context, 1,
+      absl::StrFormat("tokens of a sequence, prompt and answer; absent: %d, or the model's "
+                      "limit where that is less",
+                      values.options.context_tokens));
+  flags.AddAtLeast("--sequences", &values.options.num_sequences, 1,
+                   "sequences that run at once in the whole cluster");
   AddSpeculateFlag(&flags, &values.speculate);
-  flags.Add("--bandwidth", &values.bandwidth_gb, "GB/s that an expert node reads memory at");
-  flags.Add("--gflops", &values.gflops, "GFLOP/s of an expert node");
+  flags.AddInRange("--bandwidth", &values.bandwidth_gb, 0, 1e9,
+                   "GB/s that an expert node reads memory at");
+  flags.AddInRange("--gflops", &values.gflops, 0, 1e12, "GFLOP/s of an expert node");
   if (const auto code = flags.Parse(argc, argv)) return *code;
   if (values.model.empty())
     return flags.Mistake("--model is required: a folder, or one of " + presets);

@@ -41,7 +41,10 @@ Status ApplySampling(const SamplingFlags& values, atollpb::v1::GenerateRequest* 
 StatusOr<atollpb::v1::TokenIds> ParseTokenIds(const std::string& flag,
                                               const std::vector<std::string>& words);
 
-// What a protobuf string may hold: ill-formed pieces of UTF-8 become U+FFFD.
-std::string ToUtf8(const std::string& bytes);
+// What a protobuf string may hold. InvalidArgument: `what` is no UTF-8; it says which byte is
+// wrong.
+Status CheckUtf8(const std::string& what, const std::string& text);
+// All of standard input.
+std::string ReadStandardInput();
 
 }  // namespace atl::cli

@@ -11,7 +11,7 @@
 
 namespace atl::rpc {
 
-grpc::Status ToGrpc(const Status& status);  // same code, same text
+grpc::Status ToGrpc(const Status& status);    // same code, same text
 Status FromGrpc(const grpc::Status& status);  // an empty text becomes the name of the code
 
 struct FieldViolation {

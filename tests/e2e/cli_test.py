@@ -58,11 +58,14 @@ class GenerateTest(unittest.TestCase):
                           "--logit-bias", "5=1.5", "--max-tokens", "20", "--stop", " xyz", "--ignore-eos",
                           "What is MLA?").stdout, wanted + "\n")
 
-    def test_bytes_that_are_no_utf8_become_replacement_characters(self):
-        ended = subprocess.run([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--max-tokens", "2",
-                                "--ignore-eos", b"\xff\xfe \x80"], stdout=subprocess.PIPE, check=False, timeout=60)
-        self.assertEqual(ended.returncode, 0)
-        ended.stdout.decode("utf-8")
+    def test_bytes_that_are_no_utf8_are_refused(self):
+        for arguments, what in ((["generate", b"ab\xff"], b"prompt"), (["generate", "x", "--stop", b"ab\xff"], b"--stop"),
+                                (["tokenize", b"ab\xff"], b"input"), (["chat", "--system", b"ab\xff"], b"--system")):
+            ended = subprocess.run([paths.binary("atoll"), *arguments, "--address", CLUSTER.address()],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+                                   timeout=60)
+            self.assertNotEqual(ended.returncode, 0)
+            self.assertIn(what + b": expected UTF-8, found the byte 0xff at offset 2", ended.stderr)
 
     def test_verbose_tells_who_computed_what(self):
         lines = self.generate("--chat", "--verbose", "count to ten").stdout.splitlines()
@@ -77,6 +80,9 @@ class GenerateTest(unittest.TestCase):
         self.assertIn("top_p", self.generate("--top-p", "3", "x", code=1).stderr)
         self.assertIn("--token-ids", self.generate("--token-ids", "5,x", code=2).stderr)
         self.assertIn("--max-tokens", self.generate("--max-tokns", "5", "x", code=2).stderr)
+        for unused in (["--token-ids", "5", "Hello"], ["--token-ids", "5", "6"], ["--token-ids", "5", "--chat"],
+                       ["--system", "Be brief.", "Hello"], ["--logprobs", "1", "Hello"], ["--seed", "-1", "Hello"]):
+            self.assertIn(unused[0], self.generate(*unused, code=2).stderr)
 
     def test_the_call_ends_when_nobody_reads_the_answer(self):
         with subprocess.Popen([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--ignore-eos",
@@ -168,6 +174,15 @@ class ToolsTest(unittest.TestCase):
         self.assertEqual(here.split()[0], "0")
         for where in (["--model", DEMO], ["--address", CLUSTER.address()]):
             self.assertEqual(atoll("tokenize", *where, "--decode", here.strip()).stdout, text + "\n")
+
+    def test_tokenize_reads_standard_input_and_refuses_ids_beyond_the_vocabulary(self):
+        for where in (["--model", DEMO], ["--address", CLUSTER.address()]):
+            given = atoll("tokenize", *where, "What is MLA?").stdout
+            self.assertEqual(atoll("tokenize", *where, input="What is MLA?").stdout, given)
+            self.assertEqual(atoll("tokenize", *where, "--decode", "-", input=given).stdout, "What is MLA?\n")
+            beyond = atoll("tokenize", *where, "--decode", "1 9999999")
+            self.assertEqual((beyond.returncode, beyond.stdout), (1, ""))
+            self.assertIn("9999999", beyond.stderr)
 
     def test_output_that_cannot_be_written_is_a_failure(self):
         ask = ["--address", CLUSTER.address()]
