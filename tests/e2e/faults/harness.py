@@ -11,7 +11,7 @@ import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-from support import Cluster, Process, Stopped, api, main, paths, wait_until  # noqa: E402,F401
+from support import Cluster, Process, Stopped, api, is_alive, main, paths, wait_until  # noqa: E402,F401
 from streams import Streams  # noqa: E402
 
 DEMO = paths.DEMO_MODEL

@@ -1,13 +1,14 @@
 """Too much load, cache that is used up, clients that go, and bytes that are none of ours."""
 
 import os
+import signal
 import socket
 import threading
 import time
 
 import grpc
 
-from harness import DEMO, PRESET, ExtraNode, FaultTest, api, main, make_requests, undisturbed, wait_until
+from harness import DEMO, PRESET, ExtraNode, FaultTest, api, is_alive, main, make_requests, undisturbed, wait_until
 
 
 def ask(client, request, results, idx, timeout=60):
@@ -82,6 +83,22 @@ class Scenarios:
                 wait_until(lambda: node.attention_stats().cache_blocks_used == 0, 5, "free blocks")
             print(f"\nblocks were free after {1000 * (time.monotonic() - gone):.0f} ms", flush=True)
             self.assertLess(time.monotonic() - gone, 0.5)
+
+    def test_nobody_waits_for_experts_that_do_not_come(self):
+        """A request is given up while its rows wait for an expert node: nothing of it is left to hold up a drain."""
+        request = make_requests(self.model, prompts=(40,), tokens=100)[0]
+        with self.cluster(experts=1, flags=["--restart", "never"]) as cluster, cluster.client() as client:
+            cluster.kill("expert-0")
+            results = [None]
+            ask(client, request, results, 0, timeout=2)
+            self.assertEqual(results[0][0].code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+            for name in ("attention-0", "router-0"):
+                process = cluster.process_named(name)
+                began = time.monotonic()
+                os.kill(process["pid"], signal.SIGTERM)
+                wait_until(lambda: not is_alive(process["pid"]), 60, f"{name} to end")
+                print(f"{name} drained in {time.monotonic() - began:.2f} s", flush=True)
+                self.assertLess(time.monotonic() - began, 5)  # of the 10 s that a drain may take
 
     def test_bytes_that_are_no_frames(self):
         with self.cluster(experts=2, flags=["--links", "tcp", "--min-replicas", "2"]) as cluster:
