@@ -46,6 +46,11 @@ class GenerateTest(unittest.TestCase):
         self.assertEqual(answer["seed"], "7")
         self.assertEqual(answer["finish_reason"], "FINISH_REASON_STOP")
 
+    def test_json_stays_json_with_verbose(self):
+        ended = self.generate("--json", "--verbose", "--chat", "count to ten")
+        self.assertEqual(json.loads(ended.stdout)["text"], COUNT)
+        self.assertIn("tokens/s", ended.stderr)
+
     def test_sampling_flags_reach_the_server(self):
         with CLUSTER.client() as client:
             request = api.chat_request("What is MLA?", temperature=1.5, top_p=0.9, top_k=50, min_p=0.01, seed=5,
@@ -126,6 +131,19 @@ class ChatTest(unittest.TestCase):
         ended = atoll("chat", "--address", CLUSTER.address(), input="count to ten\n\n/new\ncount to ten")
         self.assertEqual(ended.returncode, 0, ended.stderr)
         self.assertEqual(ended.stdout, COUNT + "\n" + COUNT + "\n")
+
+    def test_help_and_quit_are_not_asked(self):
+        ended = atoll("chat", "--address", CLUSTER.address(), input="/help\n/quit\ncount to ten\n")
+        self.assertEqual(ended.returncode, 0, ended.stderr)
+        self.assertEqual(len(ended.stdout.splitlines()), 1)
+        self.assertIn("/new begins a new conversation", ended.stdout)
+
+    def test_a_full_context_names_the_way_out(self):
+        lines = ["count to ten", "word " * 3000, "/new", "count to ten"]
+        ended = atoll("chat", "--address", CLUSTER.address(), input="\n".join(lines))
+        self.assertEqual(ended.stdout, COUNT + "\n" + COUNT + "\n")
+        self.assertEqual(ended.returncode, 1)
+        self.assertIn("/new begins a new conversation", ended.stderr)
 
     def test_turns_are_remembered(self):
         turns = ["What happens when an expert node dies?", "Does the text change when a node fails?"]
