@@ -278,6 +278,16 @@ class LocalToolsTest(unittest.TestCase):
         self.assertIn("v7", unknown.stderr)
         self.assertEqual(atoll("plan").returncode, 2)
 
+    def test_a_model_that_is_ended_while_it_is_made_leaves_no_part(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with subprocess.Popen([paths.binary("atoll"), "make-model", "--preset", "v2-lite", "--layers", "2", "--experts",
+                                   "8", "--threads", "1", "--out", folder], stderr=subprocess.PIPE, text=True) as process:
+                self.assertRegex(process.stderr.readline(), r"^\d+\.\d\d GB to write\n$")
+                wait_until(lambda: any(name.endswith(".part") for name in os.listdir(folder)), 20, "an unfinished file")
+                process.send_signal(signal.SIGTERM)
+                self.assertEqual(process.wait(60), 128 + signal.SIGTERM)
+            self.assertEqual(os.listdir(folder), [])
+
     def test_a_made_model_is_served_with_ids_alone(self):
         with tempfile.TemporaryDirectory() as folder:
             model = os.path.join(folder, "model")
