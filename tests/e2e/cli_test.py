@@ -231,6 +231,9 @@ class ToolsTest(unittest.TestCase):
             ended = atoll(command, "--help")
             self.assertEqual(ended.returncode, 0, command)
             self.assertIn("ATOLL_", ended.stdout, command)
+            self.assertEqual(atoll("help", command).stdout, ended.stdout)
+        self.assertRegex(atoll("--version").stdout, r"^atoll \d+\.\d+\.\d+\n$")
+        self.assertEqual(atoll("help", "nothing").returncode, 2)
 
     def test_sizes_that_would_stop_everything_are_refused(self):
         for command, flag, value in (("serve", "--max-running", "0"), ("cluster", "--prefill-chunk", "-1"),
