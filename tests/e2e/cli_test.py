@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -327,6 +328,16 @@ class ServeTest(unittest.TestCase):
             ended = atoll("serve", "--model", empty, "--listen", "127.0.0.1:0")
             self.assertEqual(ended.returncode, 1)
             self.assertIn(os.path.join(empty, "config.json"), ended.stderr)
+
+    def test_a_broken_tokenizer_is_said_with_its_folder_once(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = os.path.join(folder, "model")
+            shutil.copytree(DEMO, model, ignore=shutil.ignore_patterns("making"))
+            with open(os.path.join(model, "tokenizer.json"), "w", encoding="utf-8") as file:
+                file.write("{")
+            ended = atoll("serve", "--model", model, "--listen", "127.0.0.1:0")
+            self.assertEqual(ended.returncode, 1)
+            self.assertIn(f"atoll serve: {model}: tokenizer.json: not JSON", ended.stderr)
 
     def test_a_port_in_use_is_said(self):
         ended = atoll("serve", "--model", DEMO, "--listen", CLUSTER.address())
