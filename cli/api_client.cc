@@ -126,14 +126,15 @@ Status ApiClient::TryEverywhere(const Attempt& attempt,
       if (!MayGoOnElsewhere(last)) return last;
       current_ = (current_ + 1) % channels_.size();
     }
-    if (!reached) return NoServer();
+    if (!reached) return absl::Now() < deadline ? NoServer() : NoTime();
     if (num_arrived() > arrived_before) {
       last_progress = absl::Now();
     } else if (absl::Now() + wait - last_progress > options_.patience ||
                absl::Now() + wait > deadline) {
       return last;
-    } else if (!Sleep(wait)) {
-      return CancelledError();
+    } else {
+      if (options_.on_retry) options_.on_retry(last);
+      if (!Sleep(wait)) return CancelledError();
     }
   }
 }
@@ -158,6 +159,11 @@ Status ApiClient::NoServer() const {
   for (const std::string& address : options_.addresses) all += (all.empty() ? "" : ", ") + address;
   return Unavailable("no Atoll server answers at %s (atoll serve and atoll cluster start one)",
                      all);
+}
+
+Status ApiClient::NoTime() const {
+  return DeadlineExceeded("no answer within %s (--timeout)",
+                          absl::FormatDuration(options_.timeout));
 }
 
 grpc::Status ApiClient::RunAttempt(const Attempt& attempt, absl::Time deadline) {

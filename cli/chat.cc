@@ -103,7 +103,11 @@ class Chat {
     }
     auto* messages = request_.mutable_messages()->mutable_messages();
     messages->DeleteSubrange(num_before, messages->size() - num_before);
-    return answer.status();
+    const bool too_long =
+        absl::IsInvalidArgument(answer.status()) && num_before > base_.messages().messages_size();
+    if (!too_long) return answer.status();
+    return InvalidArgument("%s (/new begins a new conversation)",
+                           std::string(answer.status().message()));
   }
 
   void Restart() { request_ = base_; }
@@ -121,6 +125,10 @@ class Chat {
   GenerateRequest base_;     // flags and system message
   GenerateRequest request_;  // with the turns so far
 };
+
+constexpr char kHelp[] =
+    "Ctrl-C ends an answer, Ctrl-D or /quit the chat, /new begins a new conversation, /help says "
+    "this.";
 
 // Ctrl-C ends an answer; at the prompt it ends the chat.
 int Converse(const std::string& command, ApiClient* client, Chat* chat) {
@@ -145,10 +153,10 @@ int Converse(const std::string& command, ApiClient* client, Chat* chat) {
       return outcome == LineReader::Outcome::kInterrupted ? kExitInterrupted : code;
     }
     if (line.empty()) continue;
-    if (line == "/new") {
-      chat->Restart();
-      continue;
-    }
+    if (line == "/quit") return code;
+    if (line == "/help") std::printf("%s\n", kHelp);
+    if (line == "/new") chat->Restart();
+    if (line == "/help" || line == "/new") continue;
     answering = true;
     const Status asked = chat->Ask(line);
     answering = false;
@@ -161,16 +169,14 @@ int Converse(const std::string& command, ApiClient* client, Chat* chat) {
 int RunChat(const std::string& command, int argc, char** argv) {
   ChatFlags values;
   FlagSet flags(command,
-                "Talks with the model a server has: one line, one answer. Ctrl-C ends an answer, "
-                "Ctrl-D the chat, "
-                "/new begins a new conversation.");
+                std::string("Talks with the model a server has: one line, one answer. ") + kHelp);
   AddAddressFlags(&flags, &values.address);
   flags.Add("--system", &values.system, "system message that every conversation begins with");
   AddSamplingFlags(&flags, &values.sampling);
   flags.AddSwitch("--verbose", &values.verbose,
                   "after each answer: how fast it was and who computed what");
   if (const auto code = flags.Parse(argc, argv)) return *code;
-  const StatusOr<ApiClientOptions> options = ToClientOptions(values.address);
+  StatusOr<ApiClientOptions> options = ToClientOptions(values.address);
   if (!options.ok()) return flags.Mistake(std::string(options.status().message()));
   GenerateRequest base;
   Status applied = ApplySampling(values.sampling, &base);
@@ -178,14 +184,14 @@ int RunChat(const std::string& command, int argc, char** argv) {
   if (!applied.ok()) return flags.Mistake(std::string(applied.message()));
 
   InterruptWatch::Block();
+  if (values.verbose || isatty(STDERR_FILENO) != 0) options->on_retry = RetryNotice(command);
   ApiClient client(*options);
   const auto model = client.GetModel();
   if (!model.ok()) return Fail(command, model.status());
   if (isatty(STDIN_FILENO) != 0) {
-    std::printf(
-        "%s (%s, profile %s) at %s. Ctrl-C ends an answer, Ctrl-D the chat, /new begins anew.\n",
-        model->name().c_str(), model->architecture().c_str(), model->numeric_profile().c_str(),
-        client.address().c_str());
+    std::printf("%s (%s, profile %s) at %s. %s\n", model->name().c_str(),
+                model->architecture().c_str(), model->numeric_profile().c_str(),
+                client.address().c_str(), kHelp);
   }
   Chat chat(values, std::move(base), &client);
   return Converse(command, &client, &chat);

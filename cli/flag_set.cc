@@ -74,6 +74,12 @@ StatusOr<T> ParseNumber(const std::string& text, const Range<T>& range) {
              : InvalidArgument("expected at most %s, found %s", absl::StrCat(range.most), text);
 }
 
+std::optional<bool> ParseTruth(const std::string& text) {
+  bool truth;
+  if (!absl::SimpleAtob(text, &truth)) return std::nullopt;
+  return truth;
+}
+
 int EditDistance(const std::string& a, const std::string& b) {
   std::vector<int> row(b.size() + 1);
   for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
@@ -155,27 +161,29 @@ struct FlagSet::Impl {
   }
   // A value (T, or an optional one) read by `parse`, whose error is a mistake; shown as `shown`.
   template <typename T, typename Value>
-  void AddParsed(const std::string& name, Value* value,
-                 std::function<StatusOr<T>(const std::string&)> parse, const std::string& shown,
-                 const std::string& type, const std::string& help) {
+  CLI::Option* AddParsed(const std::string& name, Value* value,
+                         std::function<StatusOr<T>(const std::string&)> parse,
+                         const std::string& shown, const std::string& type,
+                         const std::string& help) {
     const CLI::callback_t read = [name, value, parse](const CLI::results_t& results) {
       const StatusOr<T> parsed = parse(results.back());
       if (!parsed.ok()) throw CLI::ValidationError(name, std::string(parsed.status().message()));
       *value = *parsed;
       return true;
     };
-    Finish(name, app.add_option(name, read, help)->default_str(shown)->type_name(type));
+    return Finish(name, app.add_option(name, read, help)->default_str(shown)->type_name(type));
   }
   template <typename T>
-  void AddParsed(const std::string& name, T* value, std::optional<T> (*parse)(const std::string&),
-                 const std::string& expected, const std::string& shown, const std::string& type,
-                 const std::string& help) {
+  CLI::Option* AddParsed(const std::string& name, T* value,
+                         std::optional<T> (*parse)(const std::string&), const std::string& expected,
+                         const std::string& shown, const std::string& type,
+                         const std::string& help) {
     const auto read = [parse, expected](const std::string& text) -> StatusOr<T> {
       const std::optional<T> parsed = parse(text);
       if (parsed) return *parsed;
       return InvalidArgument("expected %s, found \"%s\"", expected, text);
     };
-    AddParsed<T>(name, value, read, shown, type, help);
+    return AddParsed<T>(name, value, read, shown, type, help);
   }
   template <typename T, typename Value>
   void AddNumber(const std::string& name, Value* value, const Range<T>& range,
@@ -206,9 +214,9 @@ void FlagSet::Add(const std::string& name, int64_t* value, const std::string& he
   impl_->AddNumber<int64_t>(name, value, {}, absl::StrCat(*value), help);
 }
 void FlagSet::Add(const std::string& name, bool* value, const std::string& help) {
-  impl_->AddValue(name, value, help)
-      ->default_str(*value ? "true" : "false")
-      ->type_name("true|false")
+  impl_
+      ->AddParsed(name, value, ParseTruth, "true or false", *value ? "true" : "false", "true|false",
+                  help)
       ->expected(0)      // as a flag: bare, it is true
       ->expected(0, 1);  // and a value may follow
 }

@@ -45,7 +45,8 @@ void AddFlags(FlagSet* flags, GenerateFlags* values) {
   flags->AddSwitch("--unary", &values->unary, "wait for the whole answer instead of streaming");
   flags->AddSwitch("--json", &values->json, "print the whole answer as JSON");
   flags->AddSwitch("--ids", &values->ids, "print token ids instead of text");
-  flags->AddSwitch("--verbose", &values->verbose, "say how fast it was and who computed what");
+  flags->AddSwitch("--verbose", &values->verbose,
+                   "say how fast it was and who computed what; with --json on stderr");
 }
 
 // Flags that would be left unused beside others, or could not be sent.
@@ -149,12 +150,13 @@ int RunGenerate(const std::string& command, int argc, char** argv) {
   FlagSet flags(command, "Sends one prompt to a server and prints the answer as it comes.");
   AddFlags(&flags, &values);
   if (const auto code = flags.Parse(argc, argv)) return *code;
-  const StatusOr<ApiClientOptions> options = ToClientOptions(values.address);
+  StatusOr<ApiClientOptions> options = ToClientOptions(values.address);
   if (!options.ok()) return flags.Mistake(std::string(options.status().message()));
   const StatusOr<GenerateRequest> request = MakeRequest(values);
   if (!request.ok()) return flags.Mistake(std::string(request.status().message()));
 
   InterruptWatch::Block();
+  if (values.verbose || isatty(STDERR_FILENO) != 0) options->on_retry = RetryNotice(command);
   ApiClient client(*options);
   InterruptWatch interrupts([&] { client.Cancel(); });
   const WorkSnapshot before = values.verbose ? TakeWorkSnapshot(client.channel()) : WorkSnapshot();
@@ -168,7 +170,8 @@ int RunGenerate(const std::string& command, int argc, char** argv) {
   PrintEnd(*answer, values);
   if (values.verbose) {
     const WorkSnapshot after = TakeWorkSnapshot(client.channel());
-    std::printf("%s\n%s\n", DescribeSpeed(*answer).c_str(), DescribeWork(before, after).c_str());
+    std::fprintf(values.json ? stderr : stdout, "%s\n%s\n", DescribeSpeed(*answer).c_str(),
+                 DescribeWork(before, after).c_str());
   }
   return kExitOk;
 }

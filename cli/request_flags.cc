@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <cstdio>
+#include <set>
 #include <string_view>
 
 #include "absl/strings/numbers.h"
@@ -23,6 +25,14 @@ StatusOr<ApiClientOptions> ToClientOptions(const AddressFlags& values) {
     ATL_RETURN_IF_ERROR(Annotate(rpc::ParseHostPort(address).status(), "--address"));
   }
   return ApiClientOptions{.addresses = values.addresses, .timeout = values.timeout};
+}
+
+std::function<void(const Status&)> RetryNotice(const std::string& command) {
+  return [command, told = std::set<std::string>()](const Status& why) mutable {
+    const std::string reason(why.message());
+    if (!told.insert(reason).second) return;
+    std::fprintf(stderr, "%s: %s; trying again\n", command.c_str(), reason.c_str());
+  };
 }
 
 void AddSamplingFlags(FlagSet* flags, SamplingFlags* values) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,6 +22,10 @@ struct AddressFlags {
 void AddAddressFlags(FlagSet* flags, AddressFlags* values);
 // InvalidArgument says which address is none.
 StatusOr<ApiClientOptions> ToClientOptions(const AddressFlags& values);
+
+// For ApiClientOptions::on_retry: says on stderr that the client tries again and why, each reason
+// once.
+std::function<void(const Status&)> RetryNotice(const std::string& command);
 
 struct SamplingFlags {
   std::optional<float> temperature, top_p, min_p;

@@ -44,12 +44,26 @@ class Watcher {
   std::string problem_;
 };
 
+// Where `text`, which is not JSON, stops being it: " at byte 17"; "" if the parser does not say.
+std::string WrongPlace(const std::string& text) {
+  try {
+    Watcher watcher;
+    const Json parsed = Json::parse(text, std::ref(watcher));
+  } catch (const Json::parse_error& error) {
+    return absl::StrFormat(" at byte %d", error.byte);
+  } catch (const Json::exception&) {
+    // a number too large, for one
+  }
+  return "";
+}
+
 }  // namespace
 
 StatusOr<Json> ParseJsonObject(const std::string& text, const std::string& where) {
   Watcher watcher;
   Json value = Json::parse(text, std::ref(watcher), /*allow_exceptions=*/false);
-  if (value.is_discarded()) return InvalidArgument("%s is not valid JSON", where);
+  if (value.is_discarded())
+    return InvalidArgument("%s is not valid JSON%s", where, WrongPlace(text));
   if (!watcher.problem().empty()) return InvalidArgument("%s: %s", where, watcher.problem());
   if (!value.is_object()) {
     return InvalidArgument("%s: expected a JSON object, found %s", where, JsonTypeName(value));

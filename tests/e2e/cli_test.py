@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -45,6 +46,11 @@ class GenerateTest(unittest.TestCase):
         self.assertEqual(len(answer["logprobs"]), answer["usage"]["generated_tokens"])
         self.assertEqual(answer["seed"], "7")
         self.assertEqual(answer["finish_reason"], "FINISH_REASON_STOP")
+
+    def test_json_stays_json_with_verbose(self):
+        ended = self.generate("--json", "--verbose", "--chat", "count to ten")
+        self.assertEqual(json.loads(ended.stdout)["text"], COUNT)
+        self.assertIn("tokens/s", ended.stderr)
 
     def test_sampling_flags_reach_the_server(self):
         with CLUSTER.client() as client:
@@ -126,6 +132,19 @@ class ChatTest(unittest.TestCase):
         ended = atoll("chat", "--address", CLUSTER.address(), input="count to ten\n\n/new\ncount to ten")
         self.assertEqual(ended.returncode, 0, ended.stderr)
         self.assertEqual(ended.stdout, COUNT + "\n" + COUNT + "\n")
+
+    def test_help_and_quit_are_not_asked(self):
+        ended = atoll("chat", "--address", CLUSTER.address(), input="/help\n/quit\ncount to ten\n")
+        self.assertEqual(ended.returncode, 0, ended.stderr)
+        self.assertEqual(len(ended.stdout.splitlines()), 1)
+        self.assertIn("/new begins a new conversation", ended.stdout)
+
+    def test_a_full_context_names_the_way_out(self):
+        lines = ["count to ten", "word " * 3000, "/new", "count to ten"]
+        ended = atoll("chat", "--address", CLUSTER.address(), input="\n".join(lines))
+        self.assertEqual(ended.stdout, COUNT + "\n" + COUNT + "\n")
+        self.assertEqual(ended.returncode, 1)
+        self.assertIn("/new begins a new conversation", ended.stderr)
 
     def test_turns_are_remembered(self):
         turns = ["What happens when an expert node dies?", "Does the text change when a node fails?"]
@@ -213,6 +232,9 @@ class ToolsTest(unittest.TestCase):
             ended = atoll(command, "--help")
             self.assertEqual(ended.returncode, 0, command)
             self.assertIn("ATOLL_", ended.stdout, command)
+            self.assertEqual(atoll("help", command).stdout, ended.stdout)
+        self.assertRegex(atoll("--version").stdout, r"^atoll \d+\.\d+\.\d+\n$")
+        self.assertEqual(atoll("help", "nothing").returncode, 2)
 
     def test_sizes_that_would_stop_everything_are_refused(self):
         for command, flag, value in (("serve", "--max-running", "0"), ("cluster", "--prefill-chunk", "-1"),
@@ -260,6 +282,16 @@ class LocalToolsTest(unittest.TestCase):
         self.assertIn("v7", unknown.stderr)
         self.assertEqual(atoll("plan").returncode, 2)
 
+    def test_a_model_that_is_ended_while_it_is_made_leaves_no_part(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with subprocess.Popen([paths.binary("atoll"), "make-model", "--preset", "v2-lite", "--layers", "2", "--experts",
+                                   "8", "--threads", "1", "--out", folder], stderr=subprocess.PIPE, text=True) as process:
+                self.assertRegex(process.stderr.readline(), r"^\d+\.\d\d GB to write\n$")
+                wait_until(lambda: any(name.endswith(".part") for name in os.listdir(folder)), 20, "an unfinished file")
+                process.send_signal(signal.SIGTERM)
+                self.assertEqual(process.wait(60), 128 + signal.SIGTERM)
+            self.assertEqual(os.listdir(folder), [])
+
     def test_a_made_model_is_served_with_ids_alone(self):
         with tempfile.TemporaryDirectory() as folder:
             model = os.path.join(folder, "model")
@@ -296,6 +328,16 @@ class ServeTest(unittest.TestCase):
             ended = atoll("serve", "--model", empty, "--listen", "127.0.0.1:0")
             self.assertEqual(ended.returncode, 1)
             self.assertIn(os.path.join(empty, "config.json"), ended.stderr)
+
+    def test_a_broken_tokenizer_is_said_with_its_folder_once(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = os.path.join(folder, "model")
+            shutil.copytree(DEMO, model, ignore=shutil.ignore_patterns("making"))
+            with open(os.path.join(model, "tokenizer.json"), "w", encoding="utf-8") as file:
+                file.write("{")
+            ended = atoll("serve", "--model", model, "--listen", "127.0.0.1:0")
+            self.assertEqual(ended.returncode, 1)
+            self.assertIn(f"atoll serve: {model}: tokenizer.json: not JSON", ended.stderr)
 
     def test_a_port_in_use_is_said(self):
         ended = atoll("serve", "--model", DEMO, "--listen", CLUSTER.address())

@@ -327,7 +327,7 @@ TEST(Config, RefusesTextThatIsNoObject) {
   for (const auto& [text, says] : std::vector<std::pair<std::string, std::string>>{
            {"", "not valid JSON"},
            {"{", "not valid JSON"},
-           {"{\"a\": 1,}", "not valid JSON"},
+           {"{\"a\": 1,}", "not valid JSON at byte 9"},
            {"[1]", "found an array"},
            {"\"x\"", "found a string"},
            {"{\"a\xff\": 1}", "not valid JSON"},
