@@ -11,7 +11,6 @@ TESTS = [
     "attention_test.PresetTest.test_drained_before_its_sequences_end",
     "routers_test.DemoTest.test_killed",
     "routers_test.PresetTest.test_drained_before_its_streams_end",
-    "together_test.DemoTest.test_work_at_all_expert_nodes_lost_at_once",
     "together_test.PresetTest.test_one_of_each_role_killed_at_once",
     "crash_test.DemoTest.test_a_sequence_that_lost_three_attention_nodes",
     "limits_test.DemoTest.test_too_much_load",

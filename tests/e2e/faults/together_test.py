@@ -28,19 +28,6 @@ class Scenarios:
                 streams.wait_tokens(30)
             self.check(streams, longest_s=MENDED_S)
 
-    def test_work_at_all_expert_nodes_lost_at_once(self):
-        """Each piece of it is lost once: no sequence is to pay for the number of nodes."""
-        with self.cluster(attention=2, experts=4) as cluster:
-            with self.streams(cluster) as streams:
-                streams.wait_tokens(30)
-                streams.fault()
-                cluster.send(signal.SIGSTOP, *EXPERTS)
-                streams.wait_quiet()
-                cluster.kill(*EXPERTS)
-                streams.wait_tokens(30)
-            self.check(streams, longest_s=MENDED_S)
-            self.assertEqual(cluster.metric("router-0", "atoll_router_replays_total"), 0)
-
     def test_everything_killed_at_once(self):
         with self.cluster(routers=2, attention=2, experts=2) as cluster:
             with self.streams(cluster) as streams:
