@@ -129,6 +129,19 @@ class ReadmeTest(unittest.TestCase):
             wait_until(lambda: not is_alive(pid), 30, "the cluster's end")
 
 
+    def test_a_killed_demo_leaves_nothing(self):
+        demo = subprocess.Popen(["./dev", "demo"], cwd=paths.SOURCE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        while not demo.stdout.readline().startswith("User:"):
+            self.assertIsNone(demo.poll())
+        with open(f"/proc/{demo.pid}/task/{demo.pid}/children", encoding="utf-8") as file:
+            children = [int(pid) for pid in file.read().split()]
+        demo.kill()
+        demo.wait()
+        demo.stdout.close()
+        self.assertNotEqual(children, [])
+        wait_until(lambda: not any(map(is_alive, children)), 30, "the end of what the demo started")
+
+
 class PackagesTest(unittest.TestCase):
     """What ./dev does where packages are missing, with scripts in place of the system's tools."""
 
