@@ -1,6 +1,8 @@
 // How fast the machine reads its memory at most, measured beside what is compared with it.
 #pragma once
 
+#include <cstdint>
+
 #include "base/buffer.h"
 #include "base/thread_pool.h"
 

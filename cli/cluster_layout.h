@@ -1,6 +1,7 @@
 // Which processes `atoll cluster` starts, with which flags.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 

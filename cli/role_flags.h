@@ -1,6 +1,7 @@
 // Flags that one role alone has, and the whole sets of the three roles.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 

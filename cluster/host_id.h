@@ -1,6 +1,7 @@
 // Names the machine and network namespace of this process.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace atl::cluster {

@@ -1,6 +1,7 @@
 // An expert node: store, engine, data-plane listener, gRPC services, membership.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "base/status.h"

@@ -1,6 +1,7 @@
 // What every kernel call is given: which instruction set to use, and the threads to use it with.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "base/status.h"

@@ -2,6 +2,7 @@
 // once.
 #pragma once
 
+#include <cstdint>
 #include <span>
 
 #include "kernels/matmul.h"

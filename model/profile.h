@@ -1,6 +1,7 @@
 // Numeric profiles: what makes two runs give the same bits. See docs/numerics.md.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 

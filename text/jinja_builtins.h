@@ -6,6 +6,7 @@
 //   defined undefined none string number integer boolean true false mapping sequence iterable
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <utility>

@@ -1,6 +1,7 @@
 // The dispatcher behind links.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 

@@ -1,6 +1,7 @@
 // One placement of a session's sequence at an attention node.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <utility>
 

@@ -1,6 +1,7 @@
 // Copies of golden checkpoints, spoilt one way each.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
