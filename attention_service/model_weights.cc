@@ -19,7 +19,10 @@ struct Loader {
   ThreadPool* pool;
 
   StatusOr<PackedMatrix> Matrix(const std::string& name) const {
-    return weights::LoadPacked(checkpoint, name + ".weight", profile.weights, pool);
+    return Matrix(name, profile.weights);
+  }
+  StatusOr<PackedMatrix> Matrix(const std::string& name, model::MatrixFormat rule) const {
+    return weights::LoadPacked(checkpoint, name + ".weight", rule, pool);
   }
   StatusOr<std::vector<float>> Vector(const std::string& name) const {
     return checkpoint.ReadAll(name + ".weight");
@@ -110,14 +113,14 @@ Status LoadMtp(const Loader& load, int64_t l, MtpWeights* mtp) {
   ATL_ASSIGN_OR_RETURN(mtp->enorm, load.Vector(prefix + "enorm"));
   ATL_ASSIGN_OR_RETURN(mtp->hnorm, load.Vector(prefix + "hnorm"));
   ATL_ASSIGN_OR_RETURN(mtp->head_norm, load.Vector(prefix + "shared_head.norm"));
-  ATL_ASSIGN_OR_RETURN(mtp->eh_proj, load.Matrix(prefix + "eh_proj"));
+  ATL_ASSIGN_OR_RETURN(mtp->eh_proj, load.Matrix(prefix + "eh_proj", load.profile.head));
   return absl::OkStatus();
 }
 
-// What a profile does to an embedding that is looked up: bf16 where its matrices are, else exact.
+// What a profile does to an embedding that is looked up: bf16 where its head is, else exact.
 model::MatrixFormat EmbeddingRule(const model::NumericProfile& profile) {
-  return profile.weights == model::MatrixFormat::kBf16 ? model::MatrixFormat::kBf16
-                                                       : model::MatrixFormat::kExact;
+  return profile.head == model::MatrixFormat::kBf16 ? model::MatrixFormat::kBf16
+                                                    : model::MatrixFormat::kExact;
 }
 
 Status LoadEmbedding(const Loader& load, ModelWeights* w) {
@@ -172,8 +175,8 @@ StatusOr<std::unique_ptr<ModelWeights>> LoadModelWeights(const model::Checkpoint
       ATL_RETURN_IF_ERROR(LoadMtp(load, l, &w->mtp[l - c.num_hidden_layers]));
   }
   ATL_ASSIGN_OR_RETURN(w->final_norm, load.Vector("model.norm"));
-  ATL_ASSIGN_OR_RETURN(w->head,
-                       load.Matrix(c.tie_word_embeddings ? "model.embed_tokens" : "lm_head"));
+  ATL_ASSIGN_OR_RETURN(
+      w->head, load.Matrix(c.tie_word_embeddings ? "model.embed_tokens" : "lm_head", profile.head));
   const std::optional<kernels::YarnParams> yarn = Yarn(c);
   w->rope =
       std::make_unique<kernels::RopeTable>(c.qk_rope_head_dim, c.rope_theta, yarn, context_length);

@@ -2,11 +2,12 @@
 // beside two roofs of the same machine measured in the same run, in turns with them: reading DRAM,
 // and arithmetic in registers: fma, or the integer products that quantised weights take.
 //   kernels_bench [--threads N] [--isa auto|avx512vnni|avx512|avx2|portable] [--seconds S]
-//                 [--format f32|bf16|q8|q4] [--rows M]
+//                 [--format f32|bf16|fp8|q8|q4] [--rows M]
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "kernels/ffn.h"
 #include "kernels/matmul.h"
 #include "kernels/mla.h"
+#include "model/encode.h"
 
 namespace atl::kernels {
 namespace {
@@ -54,6 +56,23 @@ bench::Arithmetic FmaOf(Isa isa) {
 bench::Arithmetic DotOf(Isa isa) {
   if (isa == Isa::kAvx512Vnni) return bench::Arithmetic::kInt8Vnni;
   return isa == Isa::kAvx512 ? bench::Arithmetic::kInt8Avx512 : bench::Arithmetic::kInt8Avx2;
+}
+
+// Random weights, bf16 or FP8 blocks of them: a share of e4m3 codes is subnormal, as in real ones.
+void Fill(PackedMatrix* w) {
+  std::minstd_rand generator(1);
+  std::vector<float> rows(16 * w->k());
+  for (float& v : rows) v = static_cast<float>(generator()) * 0x1p-30f - 1;
+  std::vector<uint8_t> codes(rows.size());
+  std::vector<float> scale((w->k() + 127) / 128, 0x1p-8f);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = model::F32ToF8E4M3(448 * rows[i]);
+  for (int64_t i = 0; i < w->num_panels(); ++i) {
+    if (w->format() == WeightFormat::kFp8) {
+      w->FillFp8Panel(i, codes.data(), scale.data());
+    } else {
+      w->FillPanel(i, rows.data());
+    }
+  }
 }
 
 struct Bench {
@@ -130,15 +149,12 @@ struct Bench {
   // DeepSeek-V2-Lite's layer (D 2048, F 1408): `experts` jobs of `m` rows each.
   void Ffn(WeightFormat format, int64_t experts, int64_t m) {
     constexpr int64_t kD = 2048, kF = 1408;
-    std::vector<FfnWeights> w(format == WeightFormat::kQ4   ? 72
-                              : format == WeightFormat::kQ8 ? 48
-                                                            : 24);
-    const std::vector<float> rows(16 * kD, 0.01f);
+    std::vector<FfnWeights> w(format == WeightFormat::kQ4                                   ? 72
+                              : format == WeightFormat::kQ8 || format == WeightFormat::kFp8 ? 48
+                                                                                            : 24);
     for (FfnWeights& expert : w) {
       expert = FfnWeights(format, kD, kF);
-      for (PackedMatrix* matrix : {&expert.gate, &expert.up, &expert.down}) {
-        for (int64_t i = 0; i < matrix->num_panels(); ++i) matrix->FillPanel(i, rows.data());
-      }
+      for (PackedMatrix* matrix : {&expert.gate, &expert.up, &expert.down}) Fill(matrix);
     }
     std::vector<float> x(m * kD, 0.25f), out(experts * m * kD);
     std::vector<FfnJob> jobs(experts);
@@ -165,10 +181,9 @@ struct Bench {
 
   void Shape(WeightFormat format, int64_t n, int64_t k) {
     std::vector<PackedMatrix> w;
-    std::vector<float> rows(16 * k, 0.5f);  // content costs no time
     for (int64_t bytes = 0; bytes < kColdBytes; bytes += w.back().bytes()) {
       w.emplace_back(format, n, k);
-      for (int64_t i = 0; i < w.back().num_panels(); ++i) w.back().FillPanel(i, rows.data());
+      Fill(&w.back());
     }
     for (int64_t m : {1, 2, 4, 8, 16, 64, 256, 512}) {
       if (only_rows > 0 && m != only_rows) continue;
@@ -198,7 +213,7 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", threads, "threads of the pool")->check(CLI::Range(1, 256));
   app.add_option("--isa", isa_name, "instruction set: auto, avx512vnni, avx512, avx2 or portable");
   app.add_option("--seconds", seconds, "time of each measurement")->check(CLI::Range(0.001, 60.0));
-  app.add_option("--format", format_name, "only weights of this format: f32, bf16, q8 or q4");
+  app.add_option("--format", format_name, "only weights of this format: f32, bf16, fp8, q8 or q4");
   app.add_option("--rows", only_rows, "only products of this many rows");
   CLI11_PARSE(app, argc, argv);
 
@@ -222,8 +237,8 @@ int Main(int argc, char** argv) {
     for (int64_t position : {100, 1000, 4000}) bench.Attention(heads, 1, position);
     bench.Attention(heads, 16, 500);
   }
-  for (WeightFormat format :
-       {WeightFormat::kQ8, WeightFormat::kQ4, WeightFormat::kBf16, WeightFormat::kF32}) {
+  for (WeightFormat format : {WeightFormat::kQ8, WeightFormat::kQ4, WeightFormat::kFp8,
+                              WeightFormat::kBf16, WeightFormat::kF32}) {
     if (!format_name.empty() && format_name != WeightFormatName(format)) continue;
     for (int64_t m : {1, 4, 16, 64, 192}) {
       if (only_rows == 0 || m == only_rows) bench.Ffn(format, 6, m);

@@ -5,6 +5,8 @@
 
 #include "base/check.h"
 #include "base/dtype.h"
+#include "kernels/cpu/table.h"
+#include "kernels/fp8_panel.h"
 #include "kernels/quant_panel.h"
 
 namespace atl::kernels {
@@ -19,6 +21,8 @@ const char* WeightFormatName(WeightFormat format) {
       return "q8";
     case WeightFormat::kQ4:
       return "q4";
+    case WeightFormat::kFp8:
+      return "fp8";
   }
   return "unknown";
 }
@@ -38,10 +42,18 @@ PackedMatrix::PackedMatrix(WeightFormat format, int64_t n, int64_t k,
 // the upper: one 64-byte load gives two k's of 16 outputs, a shift and a mask away from float32.
 int64_t PackedMatrix::PanelBytes(WeightFormat format, int64_t k) {
   if (IsQuantized(format)) return QuantPanelBytes(format == WeightFormat::kQ4, k);
+  if (format == WeightFormat::kFp8) return Fp8PanelBytes(k);
   return format == WeightFormat::kBf16 ? (k + 1) / 2 * 64 : k * 64;
 }
 
+void PackedMatrix::FillFp8Panel(int64_t i, const uint8_t* codes, const float* scale) {
+  ATL_CHECK(format_ == WeightFormat::kFp8);
+  ATL_DCHECK(i >= 0 && i < num_panels());
+  PackFp8Panel(codes, scale, std::min(kPanel, n_ - i * kPanel), k_, data_ + i * panel_bytes());
+}
+
 void PackedMatrix::FillPanel(int64_t i, const float* rows) {
+  ATL_CHECK(format_ != WeightFormat::kFp8);
   ATL_DCHECK(i >= 0 && i < num_panels());
   std::byte* panel = data_ + i * panel_bytes();
   const int64_t num = std::min(kPanel, n_ - i * kPanel);
@@ -69,6 +81,7 @@ void PackedMatrix::ReadRow(int64_t n, float* out) const {
   const std::byte* start = panel(n / kPanel);
   const int64_t lane = n % kPanel;
   if (IsQuantized(format_)) return ReadQuantRow(format_ == WeightFormat::kQ4, start, lane, k_, out);
+  if (format_ == WeightFormat::kFp8) return ReadFp8Row(start, lane, k_, out);
   if (format_ == WeightFormat::kF32) {
     for (int64_t k = 0; k < k_; ++k)
       out[k] = reinterpret_cast<const float*>(start)[k * kPanel + lane];

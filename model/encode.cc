@@ -1,5 +1,6 @@
 #include "model/encode.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -62,6 +63,26 @@ void NarrowFromF32(DType dtype, const float* values, int64_t count, std::byte* o
     case DType::kUnspecified:
       return;
   }
+}
+
+std::vector<float> ScaleBlocks(std::span<float> values, int64_t columns, int64_t block) {
+  const int64_t rows = static_cast<int64_t>(values.size()) / columns;
+  std::vector<float> scale((columns + block - 1) / block);
+  for (size_t b = 0; b < scale.size(); ++b) {
+    const int64_t begin = static_cast<int64_t>(b) * block;
+    const int64_t end = std::min(columns, begin + block);
+    float largest = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t k = begin; k < end; ++k)
+        largest = std::max(largest, std::fabs(values[r * columns + k]));
+    }
+    scale[b] = largest / kF8E4M3Max;
+    if (scale[b] == 0) scale[b] = 1;
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t k = begin; k < end; ++k) values[r * columns + k] /= scale[b];
+    }
+  }
+  return scale;
 }
 
 }  // namespace atl::model

@@ -21,11 +21,14 @@ int64_t StoredBytes(const ModelConfig& c, const TensorSpec& spec) {
 int64_t MemoryBytes(const ModelConfig& c, const NumericProfile& profile, const TensorSpec& spec) {
   if (spec.shape.size() == 1) return spec.params() * 4;
   const bool exact = spec.part == ModelPart::kEmbedding || spec.part == ModelPart::kGate;
-  const MatrixFormat format =
-      spec.name.ends_with("kv_b_proj.weight") ? profile.kv_b : profile.weights;
+  const MatrixFormat format = spec.name.ends_with("kv_b_proj.weight") ? profile.kv_b
+                              : spec.quantized                        ? profile.weights
+                                                                      : profile.head;
   // A bf16 scale for each 32 weights.
   if (format == MatrixFormat::kQ8 && !exact) return spec.params() * 17 / 16;
   if (format == MatrixFormat::kQ4 && !exact) return spec.params() * 9 / 16;
+  // A float32 scale for each 128 of 16 rows.
+  if (format == MatrixFormat::kFp8) return spec.params() * 513 / 512;
   const bool bf16 = format == MatrixFormat::kBf16 || !(c.fp8 && spec.quantized);
   return spec.params() * (bf16 ? 2 : 4);
 }

@@ -1,12 +1,15 @@
 #include "weights/load_packed.h"
 
 #include <algorithm>
+#include <cmath>
+#include <span>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "base/check.h"
+#include "model/encode.h"
 
 namespace atl::weights {
 namespace {
@@ -38,8 +41,56 @@ class FirstError {
   Status status_ ABSL_GUARDED_BY(mu_);
 };
 
-// Panels a job takes at once: a buffer is allocated and the file asked once for all of them.
-constexpr int64_t kPanelsPerJob = 4;
+// Panels a job takes at once: a buffer is allocated and the file asked once for all of them. Of FP8
+// blocks, a row of them.
+int64_t PanelsPerJob(const PackedMatrix& matrix) {
+  return matrix.format() == kernels::WeightFormat::kFp8
+             ? PackedMatrix::kFp8Block / PackedMatrix::kPanel
+             : 4;
+}
+
+// Row `block_row` of the FP8 blocks of a tensor, stored as such or as something else.
+Status ReadFp8Blocks(const model::Checkpoint& checkpoint, const std::string& tensor,
+                     int64_t block_row, int64_t columns, std::span<uint8_t> codes,
+                     std::vector<float>* scale) {
+  constexpr int64_t kBlock = PackedMatrix::kFp8Block;
+  scale->resize((columns + kBlock - 1) / kBlock);
+  if (checkpoint.IsFp8(tensor)) {
+    ATL_CHECK(checkpoint.config().fp8_block == kBlock);
+    ATL_RETURN_IF_ERROR(checkpoint.ReadFp8Blocks(tensor, block_row, codes.data(), scale->data()));
+  } else {
+    std::vector<float> values(codes.size());
+    ATL_RETURN_IF_ERROR(checkpoint.ReadRows(
+        tensor, block_row * kBlock, static_cast<int64_t>(codes.size()) / columns, values.data()));
+    *scale = model::ScaleBlocks(values, columns, kBlock);
+    model::NarrowFromF32(DType::kF8E4M3, values.data(), static_cast<int64_t>(values.size()),
+                         reinterpret_cast<std::byte*>(codes.data()));
+  }
+  for (size_t b = 0; b < scale->size(); ++b) {
+    if (std::abs((*scale)[b]) < PackedMatrix::kFp8ScaleLimit) continue;
+    return Unimplemented(
+        "tensor '%s' has the scale %g at [%d, %d] of its FP8 blocks, expected less "
+        "than %g in magnitude",
+        tensor, (*scale)[b], block_row, b, PackedMatrix::kFp8ScaleLimit);
+  }
+  return absl::OkStatus();
+}
+
+Status FillFp8Panels(const model::Checkpoint& checkpoint, const std::string& tensor, int64_t first,
+                     int64_t end, PackedMatrix* matrix) {
+  constexpr int64_t kPanel = PackedMatrix::kPanel;
+  const int64_t row_begin = first * kPanel;
+  const int64_t rows = std::min(end * kPanel, matrix->n()) - row_begin;
+  std::vector<uint8_t> codes(rows * matrix->k());
+  std::vector<float> scale;
+  ATL_RETURN_IF_ERROR(ReadFp8Blocks(checkpoint, tensor, row_begin / PackedMatrix::kFp8Block,
+                                    matrix->k(), codes, &scale));
+  for (int64_t panel = first; panel < end; ++panel) {
+    matrix->FillFp8Panel(panel, codes.data() + (panel - first) * kPanel * matrix->k(),
+                         scale.data());
+  }
+  return absl::OkStatus();
+}
 
 Status FillPanels(const model::Checkpoint& checkpoint, const std::string& tensor, int64_t first,
                   int64_t end, PackedMatrix* matrix) {
@@ -69,12 +120,14 @@ StatusOr<const model::TensorInfo*> FindMatrix(const model::Checkpoint& checkpoin
 Status Fill(const model::Checkpoint& checkpoint, const std::string& tensor, ThreadPool* pool,
             PackedMatrix* matrix) {
   FirstError error;
-  const int64_t num_jobs = (matrix->num_panels() + kPanelsPerJob - 1) / kPanelsPerJob;
+  const int64_t step = PanelsPerJob(*matrix), num_jobs = (matrix->num_panels() + step - 1) / step;
+  const auto fill_panels =
+      matrix->format() == kernels::WeightFormat::kFp8 ? FillFp8Panels : FillPanels;
   const auto fill = [&](int64_t job) {
     if (error.IsBelow(job)) return;
-    const int64_t first = job * kPanelsPerJob;
-    const int64_t end = std::min(first + kPanelsPerJob, matrix->num_panels());
-    const Status status = FillPanels(checkpoint, tensor, first, end, matrix);
+    const int64_t first = job * step;
+    const int64_t end = std::min(first + step, matrix->num_panels());
+    const Status status = fill_panels(checkpoint, tensor, first, end, matrix);
     if (!status.ok()) error.Add(job, status);
   };
   if (pool != nullptr) {
@@ -91,6 +144,7 @@ kernels::WeightFormat PackedFormat(const model::Checkpoint& checkpoint, const st
                                    model::MatrixFormat rule) {
   if (rule == model::MatrixFormat::kQ8) return kernels::WeightFormat::kQ8;
   if (rule == model::MatrixFormat::kQ4) return kernels::WeightFormat::kQ4;
+  if (rule == model::MatrixFormat::kFp8) return kernels::WeightFormat::kFp8;
   const bool bf16 = rule == model::MatrixFormat::kBf16 || checkpoint.IsBf16(tensor);
   return bf16 ? kernels::WeightFormat::kBf16 : kernels::WeightFormat::kF32;
 }

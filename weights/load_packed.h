@@ -18,7 +18,8 @@ namespace atl::weights {
 kernels::WeightFormat PackedFormat(const model::Checkpoint& checkpoint, const std::string& tensor,
                                    model::MatrixFormat rule);
 
-// The whole matrix, on `pool`'s threads (null: the caller's). Errors as Checkpoint::ReadRows.
+// The whole matrix, on `pool`'s threads (null: the caller's). Errors as Checkpoint::ReadRows; under
+// kFp8 Unimplemented where a block's scale is PackedMatrix::kFp8ScaleLimit or more.
 StatusOr<kernels::PackedMatrix> LoadPacked(const model::Checkpoint& checkpoint,
                                            const std::string& tensor, model::MatrixFormat rule,
                                            ThreadPool* pool);

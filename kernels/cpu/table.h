@@ -15,7 +15,7 @@ inline constexpr int kUnitHeads = 64;      // heads in a unit of attention
 inline constexpr int kBlockKeys = 64;      // mla.h kCacheBlock
 inline constexpr int kSegmentKeys = 1024;  // mla.h kSegment
 
-enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4 };  // matmul.h WeightFormat
+enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4, kFp8 };  // matmul.h WeightFormat
 
 // Panels of quantised weights: groups of kGroup along K, two by two; each pair is a line of 2 x 16
 // scales (bf16), then the data of both. A last group without a neighbour has its line too.
@@ -33,6 +33,14 @@ constexpr int64_t DataOffset(bool q4, int64_t group) {
          group % 2 * GroupBytes(q4);
 }
 
+// Panels of FP8 blocks: a float32 for each kFp8Block of K, 2^120 times the scale, zeros up to a
+// multiple of 64 bytes, then [ceil(K / 4)][16][4] codes, four k of an output side by side.
+inline constexpr int64_t kFp8Block = 128;
+constexpr int64_t Fp8DataOffset(int64_t k) {
+  return ((k + kFp8Block - 1) / kFp8Block * 4 + 63) / 64 * 64;
+}
+constexpr int64_t Fp8PanelBytes(int64_t k) { return Fp8DataOffset(k) + (k + 3) / 4 * 64; }
+
 // kGroup inputs of one row, quantised.
 struct QuantGroup {
   int8_t q[kGroup];
@@ -48,7 +56,7 @@ struct PanelUnit {
   bool pairs = false;  // panels of two matrices by turns
   PanelFormat format = PanelFormat::kF32;
   int64_t k = 0;
-  const float* x = nullptr;  // kF32, kBf16
+  const float* x = nullptr;  // kF32, kBf16, kFp8
   int64_t ldx = 0;
   const QuantGroup* q = nullptr;  // kQ8, kQ4
   int64_t ldq = 0;                // groups from one row to the next

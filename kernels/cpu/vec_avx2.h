@@ -186,6 +186,35 @@ ATL_INLINE Ints Dot4(Ints acc, Bytes w, Bytes x) {
           Dot4Half(acc.b, w.even.b, w.odd.b, x.even.b, x.odd.b)};
 }
 
+// 64 e4m3 codes, four of each lane.
+struct Fp8Codes {
+  Ints odd, even;  // codes 1 and 3, 0 and 2: exponent and mantissa where those of bf16 end
+};
+
+// Rows of the tile that widens in registers, and panels with that many: of 16 registers 4 hold
+// sums, 4 or 8 codes.
+inline constexpr int kFp8TileRows = 2;
+constexpr int Fp8TilePanels(int rows) { return rows == 1 ? 2 : 1; }
+
+ATL_INLINE __m256i Fp8Odd(__m256i codes) { return _mm256_srai_epi16(codes, 4); }
+ATL_INLINE Fp8Codes LoadFp8(const uint8_t* p) {
+  const __m256i a = LoadInts(p), b = LoadInts(p + 32);
+  return {{Fp8Odd(a), Fp8Odd(b)},
+          {Fp8Odd(_mm256_slli_epi16(a, 8)), Fp8Odd(_mm256_slli_epi16(b, 8))}};
+}
+// 2^-120 times code kPlace of each lane, exactly: where e4m3 is subnormal, float32 is too.
+template <int kPlace>
+ATL_INLINE __m256 Fp8At8(__m256i pair) {
+  const __m256i bits = kPlace < 2 ? _mm256_slli_epi32(pair, 16) : pair;
+  return _mm256_castsi256_ps(
+      _mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0x87f00000u))));
+}
+template <int kPlace>
+ATL_INLINE V Fp8At(const Fp8Codes& codes) {
+  const Ints& pair = kPlace % 2 == 1 ? codes.odd : codes.even;
+  return {Fp8At8<kPlace>(pair.a), Fp8At8<kPlace>(pair.b)};
+}
+
 // The largest of the lanes' bits without their sign: of a NaN above all, then infinity.
 ATL_INLINE uint32_t MaxMagnitude(V x, V y) {
   const __m256i mask = _mm256_set1_epi32(0x7fffffff);

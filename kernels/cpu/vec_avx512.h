@@ -150,6 +150,28 @@ ATL_INLINE Ints Dot4(Ints acc, Bytes w, Bytes x) {
 }
 #endif
 
+// 64 e4m3 codes, four of each lane.
+struct Fp8Codes {
+  __m512i odd, even;  // codes 1 and 3, 0 and 2: exponent and mantissa where those of bf16 end
+};
+
+// Rows of the tile that widens in registers, and panels with that many: 12 sums, 8 of codes.
+inline constexpr int kFp8TileRows = 3;
+constexpr int Fp8TilePanels(int /*rows*/) { return 4; }
+
+ATL_INLINE Fp8Codes LoadFp8(const uint8_t* p) {
+  const __m512i codes = _mm512_loadu_si512(p);
+  return {_mm512_srai_epi16(codes, 4), _mm512_srai_epi16(_mm512_slli_epi16(codes, 8), 4)};
+}
+// 2^-120 times code kPlace of each lane, exactly: where e4m3 is subnormal, float32 is too.
+template <int kPlace>
+ATL_INLINE V Fp8At(const Fp8Codes& codes) {
+  const __m512i pair = kPlace % 2 == 1 ? codes.odd : codes.even;
+  const __m512i bits = kPlace < 2 ? _mm512_slli_epi32(pair, 16) : pair;
+  return {_mm512_castsi512_ps(
+      _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0x87f00000u))))};
+}
+
 // The largest of the lanes' bits without their sign: of a NaN above all, then infinity.
 ATL_INLINE uint32_t MaxMagnitude(V a, V b) {
   const __m512i mask = _mm512_set1_epi32(0x7fffffff);

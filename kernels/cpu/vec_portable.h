@@ -173,6 +173,22 @@ ATL_INLINE Ints Dot4(Ints acc, const Bytes& w, const Ints& x) {
   return acc;
 }
 
+// 64 e4m3 codes, four of each lane.
+using Fp8Codes = Bytes;
+
+inline constexpr int kFp8TileRows = 4;
+constexpr int Fp8TilePanels(int /*rows*/) { return 1; }
+
+ATL_INLINE Fp8Codes LoadFp8(const uint8_t* p) { return LoadBytes(p); }
+// 2^-120 times code kPlace of each lane, exactly: where e4m3 is subnormal, float32 is too.
+template <int kPlace>
+ATL_INLINE V Fp8At(const Fp8Codes& codes) {
+  return Lanes([&](int i) {
+    const uint32_t code = codes.v[4 * i + kPlace];
+    return FromBits((code & 0x80u) << 24 | (code & 0x7fu) << 20);
+  });
+}
+
 // The largest of the lanes' bits without their sign: of a NaN above all, then infinity.
 ATL_INLINE uint32_t MaxMagnitude(const V& a, const V& b) {
   uint32_t most = 0;

@@ -213,7 +213,8 @@ INSTANTIATE_TEST_SUITE_P(Presets, EqualityTest,
                                             ::testing::ValuesIn(Arrangements())),
                          CaseName);
 
-// Quantised weights have kernels of their own; what lies between nodes is as with bf16.
+// Quantised weights and FP8 blocks have kernels of their own; what lies between nodes is as with
+// bf16.
 std::vector<Arrangement> QuantisedArrangements() {
   std::vector<Arrangement> chosen;
   for (const Arrangement& arrangement : Arrangements()) {
@@ -227,7 +228,7 @@ std::vector<Arrangement> QuantisedArrangements() {
 
 INSTANTIATE_TEST_SUITE_P(Quantised, EqualityTest,
                          ::testing::Combine(::testing::Values("demo", "v2_lite"),
-                                            ::testing::Values("q8", "q4"),
+                                            ::testing::Values("q8", "q4", "fp8w"),
                                             ::testing::ValuesIn(QuantisedArrangements())),
                          CaseName);
 

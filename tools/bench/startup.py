@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Where a user waits: from starting `atoll serve` to the first token, memory, and the first token after a long prompt.
 
-    startup.py --model DIR [--profiles bf16,q8,q4] [--prompt-tokens 4096] [--rounds N]
+    startup.py --model DIR [--profiles bf16,fp8w,q8,q4] [--prompt-tokens 4096] [--rounds N]
 
 Files come from the page cache (they are read once before). Prints a row and a line of JSON a profile.
 """
@@ -53,7 +53,7 @@ def measure(flags, profile):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--profiles", default="bf16,q8,q4")
+    parser.add_argument("--profiles", default="bf16,fp8w,q8,q4")
     parser.add_argument("--prompt-tokens", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=1)
     flags = parser.parse_args()

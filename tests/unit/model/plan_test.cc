@@ -50,6 +50,29 @@ TEST(Plan, QuantisedProfilesSpareEmbeddingAndGate) {
   EXPECT_EQ((q8.memory_bytes - q4.memory_bytes) * 16, (q4.params - kv_b) * 8);
 }
 
+// What V3's files hold in FP8 is held in FP8, but for kv_b_proj: 61 layers of 256 x 128 x 512.
+TEST(Plan, Fp8ProfileHoldsWhatFilesDo) {
+  const Plan plan = Make(Options("v3", "fp8w"));
+  const int64_t kv_b = int64_t{61} * 2 * 128 * 128 * 512;
+  for (const PartSize& part : plan.parts) {
+    const double stored = static_cast<double>(part.stored_bytes);
+    switch (part.part) {
+      case ModelPart::kNorm:
+      case ModelPart::kGate:  // norms and biases become float32
+        break;
+      case ModelPart::kEmbedding:
+      case ModelPart::kHead:
+        EXPECT_EQ(part.memory_bytes, part.stored_bytes);
+        break;
+      default:
+        // Eight copies of each block's scale instead of one.
+        EXPECT_NEAR(part.memory_bytes - (part.part == ModelPart::kAttention ? kv_b : 0), stored,
+                    stored / 500)
+            << ModelPartName(part.part);
+    }
+  }
+}
+
 struct Published {
   std::string preset;
   double total_b, total_tolerance;  // billions; the tolerance is half of the last digit that is
