@@ -15,7 +15,7 @@ inline constexpr int kUnitHeads = 64;      // heads in a unit of attention
 inline constexpr int kBlockKeys = 64;      // mla.h kCacheBlock
 inline constexpr int kSegmentKeys = 1024;  // mla.h kSegment
 
-enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4, kFp8 };  // matmul.h WeightFormat
+enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4, kFp8 };  // packed_matrix.h WeightFormat
 
 // Panels of quantised weights: groups of kGroup along K, two by two; each pair is a line of 2 x 16
 // scales (bf16), then the data of both. A last group without a neighbour has its line too.
@@ -24,11 +24,11 @@ inline constexpr int64_t kScalesBytes = 64;
 // Data of a group of 16 outputs. kQ8: [kGroup / 4][16][4] bytes, four k of an output side by side,
 // 128 more than the signed value. kQ4: [kGroup / 8][16][4] bytes, k = 8 i + b below, k = 8 i + 4 +
 // b in the upper half, 8 more than the signed value.
-constexpr int64_t GroupBytes(bool q4) { return q4 ? 256 : 512; }
-constexpr int64_t ScalesOffset(bool q4, int64_t group) {
+static inline constexpr int64_t GroupBytes(bool q4) { return q4 ? 256 : 512; }
+static inline constexpr int64_t ScalesOffset(bool q4, int64_t group) {
   return group / 2 * (kScalesBytes + 2 * GroupBytes(q4)) + group % 2 * 32;
 }
-constexpr int64_t DataOffset(bool q4, int64_t group) {
+static inline constexpr int64_t DataOffset(bool q4, int64_t group) {
   return group / 2 * (kScalesBytes + 2 * GroupBytes(q4)) + kScalesBytes +
          group % 2 * GroupBytes(q4);
 }
@@ -36,10 +36,12 @@ constexpr int64_t DataOffset(bool q4, int64_t group) {
 // Panels of FP8 blocks: a float32 for each kFp8Block of K, 2^120 times the scale, zeros up to a
 // multiple of 64 bytes, then [ceil(K / 4)][16][4] codes, four k of an output side by side.
 inline constexpr int64_t kFp8Block = 128;
-constexpr int64_t Fp8DataOffset(int64_t k) {
+static inline constexpr int64_t Fp8DataOffset(int64_t k) {
   return ((k + kFp8Block - 1) / kFp8Block * 4 + 63) / 64 * 64;
 }
-constexpr int64_t Fp8PanelBytes(int64_t k) { return Fp8DataOffset(k) + (k + 3) / 4 * 64; }
+static inline constexpr int64_t Fp8PanelBytes(int64_t k) {
+  return Fp8DataOffset(k) + (k + 3) / 4 * 64;
+}
 
 // kGroup inputs of one row, quantised.
 struct QuantGroup {
