@@ -219,8 +219,8 @@ Status CheckRoom(const std::string& dir, int64_t bytes) {
   std::error_code error;
   const std::filesystem::space_info space = std::filesystem::space(dir, error);
   if (error || space.available >= static_cast<uintmax_t>(bytes)) return absl::OkStatus();
-  return ResourceExhausted("%s: the model has %.1f GB, the disk has room for %.1f GB", dir,
-                           bytes / 1e9, space.available / 1e9);
+  return ResourceExhausted("%s: the model has %d bytes, the disk has room for %d", dir, bytes,
+                           space.available);
 }
 
 Status CopyTokenizer(const std::string& from, const std::string& dir) {

@@ -158,7 +158,7 @@ class LargeTest(FaultTest):
         cls.addClassCleanup(folder.cleanup)
         cls.model = os.path.join(folder.name, "model")
         subprocess.run([paths.binary("atoll"), "make-model", "--preset", "v2-lite", "--layers", "3", "--dtype", "fp8",
-                        "--set", "vocab_size=2048", "--out", cls.model], check=True, capture_output=True)
+                        "--set", "vocab_size=2048,bos_token_id=0,eos_token_id=1", "--out", cls.model], check=True, capture_output=True)
 
     def test_killed_with_two_gib_of_weights(self):
         requests = make_requests(self.model, prompts=(1, 20), tokens=60)
