@@ -40,6 +40,13 @@ Buffer::Buffer(size_t size) : size_(size) {
   data_ = aligned;
 }
 
+Buffer Buffer::OfMapping(void* begin, size_t size) {
+  Buffer buffer;
+  buffer.data_ = static_cast<std::byte*>(begin);
+  buffer.size_ = buffer.mapped_bytes_ = size;
+  return buffer;
+}
+
 void Buffer::Free() {
   if (mapped_bytes_ != 0) {
     munmap(data_, mapped_bytes_);
