@@ -308,12 +308,16 @@ void Engine::FinishStep() {
     }
   }
   scheduler_.Computed(step_);
-  for (Step::Part& part : step_.parts) {
-    Sequence* s = part.sequence;
+  for (const Step::Part& part : step_.parts) {
+    const Sequence* s = part.sequence;
     if (part.num_drafts > 0) {
       const int64_t right = s->computed - step_.rows[part.first_row].position - 1;
       drafter_->Record(right, !s->finished && right < part.num_drafts);
     }
+  }
+  if (drafter_ != nullptr) drafter_->FeedFinished(step_, hidden_.data());
+  for (Step::Part& part : step_.parts) {
+    Sequence* s = part.sequence;
     if (!s->finished) continue;
     part.sequence = nullptr;
     End(scheduler_.Remove(s->sequence_id), absl::OkStatus());

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -45,6 +46,12 @@ Buffer Buffer::OfMapping(void* begin, size_t size) {
   buffer.data_ = static_cast<std::byte*>(begin);
   buffer.size_ = buffer.mapped_bytes_ = size;
   return buffer;
+}
+
+void Buffer::Grow(size_t size) {
+  if (size_ >= size) return;
+  *this = Buffer();  // not both at once
+  *this = Buffer(std::max(size, size_t{1} << 16));
 }
 
 void Buffer::Free() {

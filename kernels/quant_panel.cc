@@ -14,7 +14,6 @@ namespace atl::kernels {
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
 
 // A number for each of the 16 outputs. Loops over them have a fixed length and no branches: they
 // are vectorised.
@@ -82,7 +81,7 @@ void AddCodes(const float* w, const GroupRule& rule, int shift, Lanes<uint32_t>*
     // The bounds are integers: before rounding they do what they would do after it.
     const float v = std::min(std::max(w[lane] * rule.inverse.v[lane], rule.low), rule.high);
     const int32_t code =
-        std::bit_cast<int32_t>(v + kMagic) - std::bit_cast<int32_t>(kMagic) + rule.zero;
+        std::bit_cast<int32_t>(v + kRoundMagic) - std::bit_cast<int32_t>(kRoundMagic) + rule.zero;
     words->v[lane] |= static_cast<uint32_t>(code) << shift;
   }
 }

@@ -25,7 +25,8 @@ class Watcher {
         keys_[depth].clear();
         break;
       case Json::parse_event_t::key:
-        // A key's depth is one below its object's.
+        // A key's depth is one below its object's. Keys inside what is not kept are seen as well.
+        if (depth - 1 > kMaxDepth) return false;
         if (!keys_[depth - 1].insert(parsed.get<std::string>()).second) {
           problem_ = absl::StrFormat("key '%s' is given twice", parsed.get<std::string>());
         }

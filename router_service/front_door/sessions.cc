@@ -35,6 +35,7 @@ RequestError Sessions::CheckAdmission() const {
 }
 
 bool Sessions::BeginTokenizing(int64_t bytes) {
+  if (bytes == 0) return true;
   const int64_t others = tokenizing_bytes_.fetch_add(bytes);
   if (others == 0 || others + bytes <= kMaxTokenizingBytes) return true;
   tokenizing_bytes_.fetch_sub(bytes);
@@ -144,6 +145,14 @@ FrontDoorStats Sessions::stats() const {
 int Sessions::num_queued() const {
   absl::MutexLock lock(&mu_);
   return static_cast<int>(queue_.size());
+}
+
+bool Sessions::WaitUntilIdle(absl::Duration timeout) const {
+  absl::MutexLock lock(&mu_);
+  const auto idle = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return running_.empty() && queue_.empty();
+  };
+  return mu_.AwaitWithTimeout(absl::Condition(&idle), timeout);
 }
 
 }  // namespace atl::front_door

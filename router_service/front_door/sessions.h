@@ -48,7 +48,8 @@ class Sessions {
   // on its text.
   RequestError CheckAdmission() const;
   // Around turning `bytes` of text into ids: false while others are at as much text as memory is
-  // kept for (tokenizing takes some tens of bytes for each of the text); one alone always may.
+  // kept for (tokenizing takes some tens of bytes for each of the text); one alone always may, and
+  // so may what has no text. EndTokenizing only after true.
   bool BeginTokenizing(int64_t bytes);
   void EndTokenizing(int64_t bytes);
 
@@ -62,6 +63,8 @@ class Sessions {
   void EndAll();
   int num_running() const;
   int num_queued() const;
+  // No request runs or waits; false where `timeout` passes first.
+  bool WaitUntilIdle(absl::Duration timeout) const;
 
   // One request has ended with this status; `ended` says what it did (its `requests` stay empty).
   void Count(absl::StatusCode code, const FrontDoorStats& ended);
