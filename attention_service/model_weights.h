@@ -13,6 +13,7 @@
 #include "kernels/rope.h"
 #include "model/checkpoint.h"
 #include "model/profile.h"
+#include "weights/packed_cache.h"
 
 namespace atl::attention {
 
@@ -43,7 +44,7 @@ struct MtpWeights {
 struct ModelWeights {
   model::ModelConfig config;
   model::NumericProfile profile;
-  Buffer embedding;  // [V, D] of embedding_type
+  std::shared_ptr<const Buffer> embedding;  // [V, D] of embedding_type
   DType embedding_type = DType::kF32;
   std::vector<LayerWeights> layers;  // L, then the first MTP layer if loaded
   std::vector<MtpWeights> mtp;
@@ -56,10 +57,12 @@ struct ModelWeights {
   void Embed(uint32_t id, float* out) const;
 };
 
-// `context_length` positions of rotary table. DataLoss, NotFound as Checkpoint::ReadRows.
+// `context_length` positions of rotary table. Matrices and the embedding come through `cache`
+// (null: from the checkpoint). DataLoss, NotFound as Checkpoint::ReadRows.
 StatusOr<std::unique_ptr<ModelWeights>> LoadModelWeights(const model::Checkpoint& checkpoint,
                                                          const model::NumericProfile& profile,
                                                          int64_t context_length, bool with_mtp,
-                                                         ThreadPool* pool);
+                                                         ThreadPool* pool,
+                                                         weights::PackedCache* cache = nullptr);
 
 }  // namespace atl::attention

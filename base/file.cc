@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -86,6 +87,19 @@ Status RandomAccessFile::ReadAt(int64_t offset, int64_t size, void* out) const {
     done += n;
   }
   return absl::OkStatus();
+}
+
+StatusOr<Buffer> RandomAccessFile::Map(int64_t size) const {
+  if (size < 1 || size > size_) {
+    return OutOfRange("%s: mapping of %d bytes, expected 1 to %d", path_, size, size_);
+  }
+  void* const begin = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd_, 0);
+  if (begin == MAP_FAILED) return ErrnoStatus(errno, "map " + path_);
+  return Buffer::OfMapping(begin, size);
+}
+
+void RandomAccessFile::WillNeed(int64_t offset, int64_t size) const {
+  posix_fadvise(fd_, offset, size, POSIX_FADV_WILLNEED);
 }
 
 }  // namespace atl

@@ -24,6 +24,10 @@ namespace atl::kernels {
 // A group of kQ8 or kQ4 whose scale is under 2^-100 is kept as zeros.
 enum class WeightFormat : uint8_t { kF32 = 1, kBf16 = 2, kQ8 = 3, kQ4 = 4, kFp8 = 5 };
 
+// Raised whenever the bytes of a panel change for the same weights: what keeps panels on disk
+// compares it.
+inline constexpr int kPackedLayoutVersion = 1;
+
 const char* WeightFormatName(WeightFormat format);
 
 // Products with such weights take int8 inputs (matmul.h).
