@@ -149,7 +149,10 @@ std::unique_ptr<Run> Engine::Start(const pb::RunStart& start, RunObserver* obser
     status = ResourceExhausted("%d sequences are here already", limit);
   }
   if (status.ok()) {
-    Send({.start = std::make_unique<Sequence>(id, start, sink, absl::Now())});
+    auto sequence = std::make_unique<Sequence>(id, start, sink, absl::Now());
+    if (weights_->profile.expands_prompts())
+      sequence->num_expanded = static_cast<int64_t>(sequence->prompt_size);
+    Send({.start = std::move(sequence)});
   } else {
     sink->OnDone(status);
   }

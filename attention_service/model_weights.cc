@@ -46,8 +46,10 @@ PackedMatrix PackRows(kernels::WeightFormat format, int64_t n, int64_t k, const 
   return packed;
 }
 
-// kv_b_proj [H (Dn + Dv), R] split per head: W_UK transposed to [R, Dn], W_UV [Dv, R] as it is.
-Status LoadKvB(const Loader& load, const std::string& prefix, LayerWeights* layer) {
+// kv_b_proj [H (Dn + Dv), R] split per head: W_UK transposed to [R, Dn], W_UV [Dv, R] as it is, and
+// for expanded prompts W_UK as it is too: in 8 bits the two differ, for groups run along the inner
+// axis.
+Status LoadKvB(const Loader& load, const std::string& prefix, bool expanded, LayerWeights* layer) {
   const model::ModelConfig& c = load.checkpoint.config();
   const std::string name = prefix + "self_attn.kv_b_proj.weight";
   const kernels::WeightFormat format =
@@ -56,6 +58,7 @@ Status LoadKvB(const Loader& load, const std::string& prefix, LayerWeights* laye
                 r = c.kv_lora_rank;
   layer->w_uk.resize(heads);
   layer->w_uv.resize(heads);
+  layer->w_k.resize(expanded ? heads : 0);
   absl::Mutex mu;
   Status status;
   const auto load_head = [&](int64_t h) {
@@ -71,6 +74,7 @@ Status LoadKvB(const Loader& load, const std::string& prefix, LayerWeights* laye
     }
     layer->w_uk[h] = PackRows(format, r, dn, transposed.data());
     layer->w_uv[h] = PackRows(format, dv, r, rows.data() + dn * r);
+    if (expanded) layer->w_k[h] = PackRows(format, dn, r, rows.data());
   };
   if (load.pool != nullptr) {
     load.pool->ParallelFor(heads, load_head);
@@ -95,7 +99,9 @@ Status LoadLayer(const Loader& load, int64_t l, LayerWeights* layer) {
   }
   ATL_ASSIGN_OR_RETURN(layer->kv_a, load.Matrix(attn + "kv_a_proj_with_mqa"));
   ATL_ASSIGN_OR_RETURN(layer->kv_a_norm, load.Vector(attn + "kv_a_layernorm"));
-  ATL_RETURN_IF_ERROR(LoadKvB(load, prefix, layer));
+  // The MTP layer's guesses are absorbed.
+  const bool expanded = load.profile.expands_prompts() && l < c.num_hidden_layers;
+  ATL_RETURN_IF_ERROR(LoadKvB(load, prefix, expanded, layer));
   ATL_ASSIGN_OR_RETURN(layer->o_proj, load.Matrix(attn + "o_proj"));
   // MTP layers (l >= L) are MoE layers like the last ones.
   if (!c.is_moe_layer(l)) {

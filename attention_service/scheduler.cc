@@ -104,7 +104,7 @@ bool Scheduler::Admit(const std::function<void(std::unique_ptr<Sequence>, Status
     // Prompt logprobs need every prompt position computed: keys could come from the cache, logits
     // cannot.
     if (options_.prefix_cache && !sequence->wants_prompt_logprobs()) {
-      sequence->blocks = cache_->Match(sequence->ids, sequence->start.bias_version());
+      sequence->blocks = cache_->Match(sequence->ids, sequence->start.bias_version(), sequence->num_expanded);
       sequence->kept_blocks = sequence->blocks.size();
       sequence->computed = sequence->kept_blocks * kCacheBlock;
     }
@@ -137,7 +137,8 @@ void Scheduler::AddRows(Step* step, Sequence* sequence, int64_t rows, int64_t dr
   for (int64_t i = 0; i < rows + drafts; ++i) {
     const int64_t position = sequence->computed + i;
     const uint32_t id = i < rows ? sequence->ids[position] : sequence->drafts[i - rows];
-    step->rows.push_back({id, static_cast<int32_t>(position), seq_idx});
+    step->rows.push_back(
+        {id, static_cast<int32_t>(position), seq_idx, position < sequence->num_expanded});
   }
 }
 
@@ -204,7 +205,8 @@ void Scheduler::Computed(const Step& step) {
       const BlockId parent = i == 0 ? -1 : s->blocks[i - 1];
       const std::span<const uint32_t, kCacheBlock> ids(s->ids.data() + i * kCacheBlock,
                                                        kCacheBlock);
-      s->blocks[i] = cache_->Keep(s->blocks[i], parent, ids, s->start.bias_version());
+      s->blocks[i] = cache_->Keep(s->blocks[i], parent, ids, s->start.bias_version(),
+                                  ExpandedInBlock(s->num_expanded, i));
       ++s->kept_blocks;
     }
   }

@@ -32,7 +32,7 @@ Status Prefill(OfflineModel* model, int sequences, int prompt, std::vector<uint3
     for (int at = 0; at < prompt; at += kChunk) {
       std::vector<attention::StepRow> rows;
       for (int i = at; i < std::min(prompt, at + kChunk); ++i)
-        rows.push_back({model->PromptToken(s, i), i, s});
+        rows.push_back(model->PromptRow(s, i));
       const int32_t last = static_cast<int32_t>(rows.size()) - 1;
       ATL_RETURN_IF_ERROR(model->Step(rows, std::span(&last, 1)));
     }

@@ -79,9 +79,10 @@ uint32_t OfflineModel::BestToken(int64_t i) const {
   return static_cast<uint32_t>(std::max_element(begin, begin + vocab) - begin);
 }
 
-uint32_t OfflineModel::PromptToken(int64_t sequence, int64_t position) const {
-  return static_cast<uint32_t>((3 + position * 7919 + sequence * 104729) %
-                               stack_->checkpoint().config().vocab_size);
+attention::StepRow OfflineModel::PromptRow(int32_t sequence, int32_t position) const {
+  const int64_t id = (3 + int64_t{position} * 7919 + int64_t{sequence} * 104729) %
+                     stack_->checkpoint().config().vocab_size;
+  return {static_cast<uint32_t>(id), position, sequence, stack_->profile().expands_prompts()};
 }
 
 double OfflineModel::Ops(int64_t position) const {

@@ -25,8 +25,8 @@ class OfflineModel {
   Status Step(std::span<const attention::StepRow> rows, std::span<const int32_t> wanted);
   std::span<const float> logits() const { return logits_; }
   uint32_t BestToken(int64_t i) const;  // the most likely id of the i-th wanted row
-  // Some id, the same in every run.
-  uint32_t PromptToken(int64_t sequence, int64_t position) const;
+  // Some id, the same in every run, as a prompt's row.
+  attention::StepRow PromptRow(int32_t sequence, int32_t position) const;
 
   // Bytes of packed weights that a step of one row reads; of many rows: at least.
   double ActiveBytes() const { return active_bytes_; }

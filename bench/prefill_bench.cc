@@ -28,7 +28,7 @@ StatusOr<double> Prompt(OfflineModel* model, int length, int chunk) {
   for (int at = 0; at < length; at += chunk) {
     std::vector<attention::StepRow> rows;
     for (int i = at; i < std::min(length, at + chunk); ++i)
-      rows.push_back({model->PromptToken(0, i), i, 0});
+      rows.push_back(model->PromptRow(0, i));
     std::vector<int32_t> wanted;
     if (at + chunk >= length) wanted.push_back(static_cast<int32_t>(rows.size()) - 1);
     ATL_RETURN_IF_ERROR(model->Step(rows, wanted));

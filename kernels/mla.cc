@@ -1,8 +1,5 @@
 #include "kernels/mla.h"
 
-#include <cstring>
-
-#include "base/check.h"
 #include "kernels/cpu/table.h"
 #include "kernels/mla_paths.h"
 #include "kernels/parallel.h"
@@ -24,26 +21,6 @@ bool BySegments(const KernelContext& ctx, const MlaShape& shape, std::span<const
 }
 
 }  // namespace
-
-int64_t CacheBlockBytes(const MlaShape& shape) {
-  return kCacheBlock * (shape.kv_lora_rank + shape.qk_rope_head_dim) * DTypeBytes(shape.cache_type);
-}
-
-void StoreLatent(const MlaShape& shape, const float* c_kv, const float* k_rope, std::byte* block,
-                 int64_t position_in_block) {
-  ATL_DCHECK(position_in_block >= 0 && position_in_block < kCacheBlock);
-  const int64_t r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
-  if (shape.cache_type == DType::kBf16) {
-    Bf16* to = reinterpret_cast<Bf16*>(block) + position_in_block * (r + dr);
-    for (int64_t i = 0; i < r; ++i) to[i] = F32ToBf16(c_kv[i]);
-    for (int64_t i = 0; i < dr; ++i) to[r + i] = F32ToBf16(k_rope[i]);
-    return;
-  }
-  ATL_DCHECK(shape.cache_type == DType::kF32);
-  float* to = reinterpret_cast<float*>(block) + position_in_block * (r + dr);
-  std::memcpy(to, c_kv, r * sizeof(float));
-  std::memcpy(to + r, k_rope, dr * sizeof(float));
-}
 
 int64_t MlaScratch(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows) {
   const MlaCall call = {.ctx = ctx, .shape = shape, .rows = rows};

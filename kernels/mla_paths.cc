@@ -1,10 +1,11 @@
 #include "kernels/mla_paths.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "kernels/cpu/table.h"
+#include "kernels/latent.h"
 #include "kernels/parallel.h"
+#include "kernels/softmax_state.h"
 
 namespace atl::kernels {
 namespace {
@@ -22,28 +23,12 @@ struct Sizes {
         ldo(RoundUp16(r)) {}
   const int64_t heads, lanes, r, width, ldk, ldo;
 
-  int64_t State(int64_t num_heads) const { return 2 * RoundUp16(num_heads) + num_heads * ldo; }
+  int64_t State(int64_t num_heads) const { return StateFloats(num_heads, ldo); }
 };
-
-SoftmaxState StateAt(float* base, int64_t num_heads, int64_t ldo) {
-  const int64_t lanes = RoundUp16(num_heads);
-  return {.m = base, .l = base + lanes, .o = base + 2 * lanes, .ldo = ldo};
-}
-
-void BeginState(const SoftmaxState& state, int64_t lanes) {
-  std::fill_n(state.m, lanes, -std::numeric_limits<float>::infinity());
-  std::fill_n(state.l, lanes, 0.0f);
-}
 
 // Positions of block `block` that the row attends; 0 behind its own.
 int64_t KeysIn(const MlaRow& row, int64_t block) {
   return std::clamp<int64_t>(row.position + int64_t{1} - block * kCacheBlock, 0, kCacheBlock);
-}
-
-BlockKeys KeysOf(const MlaCall& call, const MlaRow& row, int64_t block) {
-  return {.data = row.block[block],
-          .bf16 = call.shape.cache_type == DType::kBf16,
-          .stride = call.shape.kv_lora_rank + call.shape.qk_rope_head_dim};
 }
 
 // q [heads / 16][R + Dr][16] of heads [first, first + heads) of a row; lanes beyond the last head
@@ -101,7 +86,7 @@ void RunSegment(const MlaCall& call, const Sizes& n, const HeadGroup& g, int64_t
   for (int64_t block = segment * kBlocks; block < (segment + 1) * kBlocks; ++block) {
     const int64_t num = KeysIn(row, block);
     if (num == 0) break;
-    table.mla_widen(KeysOf(call, row, block), num, 0, n.width, s.keys, n.ldk);
+    table.mla_widen(KeysOf(call.shape, row.block[block]), num, 0, n.width, s.keys, n.ldk);
     table.mla_scores(s.q, RoundUp16(g.heads), n.width, s.keys, n.ldk, num, s.scores, kUnitHeads);
     for (int64_t h = 0; h < g.heads; h += 16) {
       table.mla_softmax(s.scores + h, kUnitHeads, num, call.shape.softmax_scale, state.m + h,
@@ -171,7 +156,7 @@ class SegmentRunner {
     ForSlots(call_.ctx, num * kBlocks, [&](int slot, int64_t i) {
       const int64_t block = first * kBlocks + i, keys = KeysIn(call_.rows[row], block);
       if (keys == 0) return;
-      call_.ctx.table->mla_widen(KeysOf(call_, call_.rows[row], block), keys, 0, n_.width,
+      call_.ctx.table->mla_widen(KeysOf(call_.shape, call_.rows[row].block[block]), keys, 0, n_.width,
                                  KeysOfSlot(slot), n_.ldk);
       float* scores = ScoresOf(i / kBlocks) + i % kBlocks * kCacheBlock * n_.lanes;
       for (int64_t h = 0; h < n_.lanes; h += kUnitHeads) {
@@ -217,7 +202,7 @@ class SegmentRunner {
         const int64_t block = (first + i) * kBlocks + b, keys = KeysIn(call_.rows[row], block);
         if (keys == 0) break;
         float* wide = KeysOfSlot(slot);
-        call_.ctx.table->mla_widen(KeysOf(call_, call_.rows[row], block), keys, c,
+        call_.ctx.table->mla_widen(KeysOf(call_.shape, call_.rows[row].block[block]), keys, c,
                                    std::min(cols, n_.width - c), wide, cols);
         call_.ctx.table->mla_sum(ProbOf(i) + (b * n_.lanes + h) * kCacheBlock,
                                  KeepOf(i) + b * n_.lanes + h, heads, wide, cols, keys, cols, o,

@@ -19,7 +19,8 @@ class OfflineForward {
   // max_positions: longest text.
   OfflineForward(LocalStack* stack, int64_t max_positions);
 
-  // logits [T, V] of every position of `ids`, computed in chunks of at most `chunk` rows.
+  // logits [T, V] of every position of `ids`, computed as a prompt in chunks of at most `chunk`
+  // rows.
   // final_hidden, if not null: [T, D] after model.norm.
   Status Logits(std::span<const uint32_t> ids, int64_t chunk, std::vector<float>* logits,
                 std::vector<float>* final_hidden = nullptr);
