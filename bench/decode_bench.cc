@@ -62,7 +62,7 @@ Status Decode(OfflineModel* model, const Flags& flags, int batch, const Buffer& 
   }
   const double step = Median(seconds), read = Median(reads), roof = Median(gops);
   const double gbps = model->ActiveBytes() / step / 1e9;
-  const double ops = model->Ops(flags.prompt + flags.tokens / 2) * batch / step / 1e9;
+  const double ops = model->Ops({0, flags.prompt + flags.tokens / 2, 0}) * batch / step / 1e9;
   std::printf("batch %-4d %10.2f tokens/s", batch, batch / step);
   if (batch == 1) std::printf("  %6.1f of %.1f GB/s read (%.0f %%)", gbps, read, 100 * gbps / read);
   std::printf("  %8.1f of %.1f Gop/s (%.0f %%)\n", ops, roof, 100 * ops / roof);

@@ -85,11 +85,13 @@ attention::StepRow OfflineModel::PromptRow(int32_t sequence, int32_t position) c
   return {static_cast<uint32_t>(id), position, sequence, stack_->profile().expands_prompts()};
 }
 
-double OfflineModel::Ops(int64_t position) const {
+double OfflineModel::Ops(const attention::StepRow& row) const {
   const model::ModelConfig& c = stack_->checkpoint().config();
+  const int64_t values =
+      row.expanded ? c.qk_nope_head_dim + c.v_head_dim : int64_t{2} * c.kv_lora_rank;
   const double per_key = static_cast<double>(c.num_hidden_layers * c.num_attention_heads *
-                                             (2 * c.kv_lora_rank + c.qk_rope_head_dim));
-  return 2 * (active_weights_ + per_key * static_cast<double>(position + 1));
+                                             (values + c.qk_rope_head_dim));
+  return 2 * (active_weights_ + per_key * (row.position + 1));
 }
 
 Arithmetic OfflineModel::Roof() const {

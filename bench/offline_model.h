@@ -30,8 +30,9 @@ class OfflineModel {
 
   // Bytes of packed weights that a step of one row reads; of many rows: at least.
   double ActiveBytes() const { return active_bytes_; }
-  // Multiplications and additions for one row at `position`: weights, and absorbed attention.
-  double Ops(int64_t position) const;
+  // Multiplications and additions for one row: weights, and attention in the row's form. (Expanded,
+  // a step makes the keys of earlier ones anew; those products are not counted.)
+  double Ops(const attention::StepRow& row) const;
   // The arithmetic roof that binds steps of many rows: of the instruction its products use.
   Arithmetic Roof() const;
 
