@@ -12,6 +12,22 @@
 namespace atl::kernels {
 namespace {
 
+// What the cache makes of a position [R + Dr], by the header's words.
+void CacheRounding(const MlaShape& shape, float* x) {
+  const int64_t r = shape.kv_lora_rank, width = r + shape.qk_rope_head_dim;
+  if (shape.cache_type == DType::kF32) return;
+  for (int64_t i = shape.cache_type == DType::kBf16 ? 0 : r; i < width; ++i)
+    x[i] = RoundToBf16(x[i]);
+  if (shape.cache_type != DType::kF8E4M3) return;
+  for (int64_t begin = 0; begin < r; begin += 128) {
+    const int64_t end = std::min<int64_t>(begin + 128, r);
+    float max = 0;
+    for (int64_t i = begin; i < end; ++i) max = std::max(max, std::fabs(x[i]));
+    const float factor = 448.0f / max, scale = max / 448.0f;
+    for (int64_t i = begin; i < end; ++i) x[i] = F8E4M3ToF32(F32ToF8E4M3(x[i] * factor)) * scale;
+  }
+}
+
 // One sequence's cache: blocks filled by StoreLatent, everything behind the last position NaN.
 class Cache {
  public:
@@ -19,14 +35,14 @@ class Cache {
     const int64_t r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
     keys_ = Random(positions * (r + dr), seed);
     for (int64_t b = 0; b * kCacheBlock < positions; ++b) {
-      blocks_.emplace_back(CacheBlockBytes(shape), std::byte{0xff});  // NaN in float32 and in bf16
+      blocks_.emplace_back(CacheBlockBytes(shape), std::byte{0xff});  // NaN, scales too
     }
     for (auto& block : blocks_) pointers_.push_back(block.data());
     for (int64_t s = 0; s < positions; ++s) {
       StoreLatent(shape, &keys_[s * (r + dr)], &keys_[s * (r + dr) + r],
                   blocks_[s / kCacheBlock].data(), s % kCacheBlock);
     }
-    if (shape.cache_type == DType::kBf16) keys_ = RoundedToBf16(keys_);
+    for (int64_t s = 0; s < positions; ++s) CacheRounding(shape, &keys_[s * (r + dr)]);
   }
   Cache(const Cache&) = delete;
 
@@ -186,11 +202,20 @@ TEST(Mla, HasTheBitsOfItsDefinition) {
   ExpectDefinition(Shape(1, 16, 2, DType::kF32), {70});
 }
 
+// Scales of whole and of broken 128s; R that is no multiple of 16, of 4, of anything.
+TEST(Mla, HasTheBitsOfItsDefinitionOverFp8) {
+  ExpectDefinition(Shape(4, 48, 8, DType::kF8E4M3), {0, 1, 63, 64, 65, 127, 200});
+  ExpectDefinition(Shape(6, 136, 24, DType::kF8E4M3), {5, 64, 130});
+  ExpectDefinition(Shape(2, 257, 6, DType::kF8E4M3), {77, 3});
+  ExpectDefinition(Shape(16, 512, 64, DType::kF8E4M3), {66});
+}
+
 TEST(Mla, MoreHeadsThanAUnit) { ExpectDefinition(Shape(70, 24, 8, DType::kBf16), {66, 2}); }
 
 TEST(Mla, SeveralSegments) {
   ExpectDefinition(Shape(4, 24, 8, DType::kBf16), {2500});
   ExpectDefinition(Shape(3, 16, 4, DType::kF32), {1023, 1024, 2048, 100});
+  ExpectDefinition(Shape(3, 144, 4, DType::kF8E4M3), {1024, 2100});
 }
 
 // More segments than are in hand at a time; one row and many, which take different paths on a pool:
@@ -218,8 +243,10 @@ TEST(Mla, OneLongRowAloneAndAmongOthers) {
   });
 }
 
-TEST(Mla, KeysBeyondThePositionAreNotRead) {
-  const MlaShape shape = Shape(4, 48, 8, DType::kBf16);
+class MlaCacheType : public testing::TestWithParam<DType> {};
+
+TEST_P(MlaCacheType, KeysBeyondThePositionAreNotRead) {
+  const MlaShape shape = Shape(4, 48, 8, GetParam());
   const Cache longer(shape, 192, 6),
       shorter(shape, 101, 6);  // the same keys as far as the shorter one goes, NaN behind
   const std::vector<float> q_latent = Random(4 * 48, 7), q_rope = Random(4 * 8, 8);
@@ -233,6 +260,41 @@ TEST(Mla, KeysBeyondThePositionAreNotRead) {
     EXPECT_TRUE(SameBits(a, b));
     for (float v : a) ASSERT_TRUE(std::isfinite(v));
   }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, MlaCacheType,
+                         testing::Values(DType::kF32, DType::kBf16, DType::kF8E4M3),
+                         [](const auto& info) { return DTypeName(info.param); });
+
+// Against attention in double over the latents as they were before any rounding: what the format may
+// cost. |c_kv| <= 1 and so is every scale * 448: a code is off by 2^-4 of its value (3 bits behind the
+// point, half a step), k_rope by 2^-9. Scores move by at most the sum of |q| times that, times the
+// softmax's scale; a weight then by a factor e^(2 of it); so a convex sum of values up to 1 by that
+// factor less 1, and by the 2^-4 of the values themselves.
+TEST(Mla, Fp8IsAsFarFromTheLatentsAsItsRoundingAllows) {
+  const MlaShape shape = Shape(3, 200, 8, DType::kF8E4M3);
+  MlaShape exact = shape;
+  exact.cache_type = DType::kF32;
+  const int32_t position = 150;
+  const Cache rounded(shape, position + 1, 21), as_it_was(exact, position + 1, 21);
+  const std::vector<float> q_latent = Random(3 * 200, 22, 0.25f), q_rope = Random(3 * 8, 23, 0.25f);
+  const std::vector<float> out =
+      Attend(Context(BestIsa()), shape, {{.block = rounded.block(), .position = position}}, q_latent,
+             q_rope, Rounding::kNone);
+  double worst = 0;
+  for (int64_t h = 0; h < 3; ++h) {
+    double moved = 0;
+    for (int64_t k = 0; k < 200; ++k) moved += std::fabs(q_latent[h * 200 + k]) * 0x1p-4;
+    for (int64_t k = 0; k < 8; ++k) moved += std::fabs(q_rope[h * 8 + k]) * 0x1p-9;
+    const double bound = std::expm1(2 * moved * shape.softmax_scale) + 0x1p-4 + 1e-5;
+    const std::vector<double> expected =
+        Naive(exact, as_it_was, position, &q_latent[h * 200], &q_rope[h * 8]);
+    for (int64_t k = 0; k < 200; ++k) {
+      ASSERT_NEAR(out[h * 200 + k], expected[k], bound);
+      worst = std::max(worst, std::fabs(out[h * 200 + k] - expected[k]));
+    }
+  }
+  EXPECT_GT(worst, 1e-4) << "as near as float32: nothing was rounded to 8 bits";
 }
 
 TEST(Mla, LargeScoresDoNotOverflow) {
@@ -272,6 +334,57 @@ TEST(Mla, StoreLatentLaysOutPositionAfterPosition) {
       }
     }
   }
+}
+
+// 512 codes, 4 scales, 64 bf16: written down byte by byte.
+TEST(Mla, StoreLatentInDeepSeeksFp8Layout) {
+  const MlaShape shape = Shape(1, 512, 64, DType::kF8E4M3);
+  ASSERT_EQ(CachePositionBytes(shape), 656);
+  EXPECT_EQ(CacheBlockBytes(shape), 64 * 656);
+  std::vector<std::byte> block(CacheBlockBytes(shape));
+  const std::vector<float> c_kv = Random(512, 1, 3), k_rope = Random(64, 2, 5);
+  StoreLatent(shape, c_kv.data(), k_rope.data(), block.data(), 5);
+  const std::byte* at = block.data() + 5 * 656;
+  for (int64_t g = 0; g < 4; ++g) {
+    float scale, max = 0;
+    std::memcpy(&scale, at + 512 + 4 * g, 4);
+    for (int64_t i = g * 128; i < (g + 1) * 128; ++i) max = std::max(max, std::fabs(c_kv[i]));
+    EXPECT_EQ(scale, max / 448.0f) << g;
+    for (int64_t i = g * 128; i < (g + 1) * 128; ++i) {
+      const double value = F8E4M3ToF32(static_cast<uint8_t>(at[i])) * static_cast<double>(scale);
+      // Half of the spacing: 2^-4 of the value, and of subnormals 2^-10 scales.
+      ASSERT_NEAR(value, c_kv[i], std::max(std::fabs(c_kv[i]) * 0x1.001p-4, scale * 0x1.001p-10));
+    }
+  }
+  for (int64_t i = 0; i < 64; ++i) {
+    Bf16 v;
+    std::memcpy(&v, at + 528 + 2 * i, 2);
+    EXPECT_EQ(v, F32ToBf16(k_rope[i]));
+  }
+  for (int64_t i = 0; i < 64 * 656; ++i) {
+    if (i < 5 * 656 || i >= 6 * 656) {
+      ASSERT_EQ(block[i], std::byte{0}) << "wrote outside its position at " << i;
+    }
+  }
+}
+
+TEST(Mla, Fp8OfOtherShapesZerosAndWhatIsNotFinite) {
+  EXPECT_EQ(CachePositionBytes(Shape(1, 32, 8, DType::kF8E4M3)), 32 + 4 + 16);
+  EXPECT_EQ(CachePositionBytes(Shape(1, 130, 6, DType::kF8E4M3)), 132 + 8 + 12);
+  EXPECT_EQ(CachePositionBytes(Shape(1, 256, 2, DType::kF8E4M3)), 256 + 8 + 4);
+  const MlaShape shape = Shape(1, 384, 2, DType::kF8E4M3);
+  std::vector<std::byte> block(CacheBlockBytes(shape), std::byte{0x55});
+  std::vector<float> c_kv(384, 0x1p-101f);
+  c_kv[130] = std::nanf("");
+  c_kv[300] = -std::numeric_limits<float>::infinity();
+  const float k_rope[] = {1, 2};
+  StoreLatent(shape, c_kv.data(), k_rope, block.data(), 0);
+  float scale[3];
+  std::memcpy(scale, &block[384], 12);
+  EXPECT_EQ(scale[0], 0) << "all under 2^-100";
+  EXPECT_TRUE(std::isnan(scale[1]));
+  EXPECT_TRUE(std::isnan(scale[2]));
+  for (int64_t i = 0; i < 384; ++i) ASSERT_EQ(block[i], std::byte{0});
 }
 
 }  // namespace
