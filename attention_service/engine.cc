@@ -95,6 +95,7 @@ Engine::Engine(transport::EventLoop* loop, const kernels::KernelContext& ctx,
       runner_(ctx, weights, &cache_, fabric, options.micro_batches, kMinMicroBatchRows),
       scheduler_(options, &cache_) {
   stats_.blocks_total = static_cast<uint32_t>(cache_.num_blocks());
+  stats_.block_bytes = static_cast<uint64_t>(cache_.block_bytes()) * weights->layers.size();
   if (options.speculate > 0) drafter_ = std::make_unique<Drafter>(ctx, weights, &runner_, options);
 }
 

@@ -83,7 +83,8 @@ std::vector<BlockId> LatentCache::Match(std::span<const uint32_t> ids, uint64_t 
                                         int64_t num_expanded) {
   std::vector<BlockId> found;
   if (ids.size() < 2) return found;
-  const std::vector<uint64_t> hashes = PrefixHashes(ids.first(ids.size() - 1), bias_version, num_expanded);
+  const std::vector<uint64_t> hashes =
+      PrefixHashes(ids.first(ids.size() - 1), bias_version, num_expanded);
   BlockId parent = -1;
   for (size_t i = 0; i < hashes.size(); ++i) {
     const BlockId block = FindKept(hashes[i], parent, ids.subspan(i * kCacheBlock, kCacheBlock),

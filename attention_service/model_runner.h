@@ -22,7 +22,8 @@ struct StepRow {
   uint32_t token = 0;
   int32_t position = 0;
   int32_t seq_idx = 0;
-  bool expanded = false;  // attends in the expanded form: a prompt's token where the profile says so
+  bool expanded =
+      false;  // attends in the expanded form: a prompt's token where the profile says so
 };
 
 struct AttentionPiece;

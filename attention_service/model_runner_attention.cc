@@ -101,8 +101,9 @@ void ModelRunner::AttendAbsorbed(const LayerWeights& w, const AttentionPiece& pi
                                  MicroBatch* mb) {
   const model::ModelConfig& c = weights_->config;
   const int64_t heads = c.num_attention_heads, r = c.kv_lora_rank, dv = c.v_head_dim;
-  const auto rows = std::span<const kernels::MlaRow>(mb->mla_rows)
-                        .subspan(static_cast<size_t>(piece.begin), static_cast<size_t>(piece.count));
+  const auto rows =
+      std::span<const kernels::MlaRow>(mb->mla_rows)
+          .subspan(static_cast<size_t>(piece.begin), static_cast<size_t>(piece.count));
   const size_t scratch = kernels::MlaScratch(ctx_, shape_, rows);
   if (mb->scratch.size() < scratch) mb->scratch.resize(scratch);
   float* const o_latent = mb->o_latent.data() + piece.begin * heads * r;

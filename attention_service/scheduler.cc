@@ -104,7 +104,8 @@ bool Scheduler::Admit(const std::function<void(std::unique_ptr<Sequence>, Status
     // Prompt logprobs need every prompt position computed: keys could come from the cache, logits
     // cannot.
     if (options_.prefix_cache && !sequence->wants_prompt_logprobs()) {
-      sequence->blocks = cache_->Match(sequence->ids, sequence->start.bias_version(), sequence->num_expanded);
+      sequence->blocks =
+          cache_->Match(sequence->ids, sequence->start.bias_version(), sequence->num_expanded);
       sequence->kept_blocks = sequence->blocks.size();
       sequence->computed = sequence->kept_blocks * kCacheBlock;
     }

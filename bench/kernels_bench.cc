@@ -1,6 +1,7 @@
-// Prints what MatMul, GroupedFfn, MlaAttend and MlaExpanded reach, as GB/s (of weights, of cache) and GFLOP/s,
-// beside two roofs of the same machine measured in the same run, in turns with them: reading DRAM,
-// and arithmetic in registers: fma, or the integer products that quantised weights take.
+// Prints what MatMul, GroupedFfn, MlaAttend and MlaExpanded reach, as GB/s (of weights, of cache)
+// and GFLOP/s, beside two roofs of the same machine measured in the same run, in turns with them:
+// reading DRAM, and arithmetic in registers: fma, or the integer products that quantised weights
+// take.
 //   kernels_bench [--threads N] [--isa auto|avx512vnni|avx512|avx2|portable] [--seconds S]
 //                 [--format f32|bf16|q8|q4] [--rows M]
 #include <CLI/CLI.hpp>
@@ -153,8 +154,8 @@ struct Bench {
                 fma > 0 ? gflops / fma : 0, s * 1e6);
   }
 
-  // A prompt's `rows` after `before` positions, in both forms in turns, from queries of Dn + Dr 128 +
-  // 64 to outputs of Dv 128; q8 weights, bf16 cache.
+  // A prompt's `rows` after `before` positions, in both forms in turns, from queries of Dn + Dr 128
+  // + 64 to outputs of Dv 128; q8 weights, bf16 cache.
   void PromptForms(int64_t heads, int64_t rows, int64_t before) {
     constexpr int64_t kR = 512, kDn = 128, kDr = 64, kDv = 128;
     const MlaShape shape = {.num_heads = heads,
@@ -171,8 +172,7 @@ struct Bench {
       std::vector<PackedMatrix> all;
       for (int64_t h = 0; h < heads; ++h) {
         all.emplace_back(WeightFormat::kQ8, n, k);
-        for (int64_t i = 0; i < all.back().num_panels(); ++i)
-          all.back().FillPanel(i, ones.data());
+        for (int64_t i = 0; i < all.back().num_panels(); ++i) all.back().FillPanel(i, ones.data());
       }
       return all;
     };
@@ -213,8 +213,9 @@ struct Bench {
                                        q_rope.data(), out.data(), Rounding::kNone, scratch.data());
                          }));
     }
-    std::printf("prompt  H %3ld rows %4ld after %5ld: absorbed %9.1f us, expanded %9.1f us, %5.2f times\n",
-                heads, rows, before, best[0] * 1e6, best[1] * 1e6, best[0] / best[1]);
+    std::printf(
+        "prompt  H %3ld rows %4ld after %5ld: absorbed %9.1f us, expanded %9.1f us, %5.2f times\n",
+        heads, rows, before, best[0] * 1e6, best[1] * 1e6, best[0] / best[1]);
   }
 
   // DeepSeek-V2-Lite's layer (D 2048, F 1408): `experts` jobs of `m` rows each.

@@ -29,8 +29,7 @@ StatusOr<double> Prompt(OfflineModel* model, int length, int chunk) {
   const double begin = WallSeconds();
   for (int at = 0; at < length; at += chunk) {
     std::vector<attention::StepRow> rows;
-    for (int i = at; i < std::min(length, at + chunk); ++i)
-      rows.push_back(model->PromptRow(0, i));
+    for (int i = at; i < std::min(length, at + chunk); ++i) rows.push_back(model->PromptRow(0, i));
     std::vector<int32_t> wanted;
     if (at + chunk >= length) wanted.push_back(static_cast<int32_t>(rows.size()) - 1);
     ATL_RETURN_IF_ERROR(model->Step(rows, wanted));
@@ -103,7 +102,8 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 1 << 20));
   app.add_option("--chunk", flags.chunk, "rows of a step")->check(CLI::Range(1, 8192));
   app.add_option("--rounds", flags.rounds, "prompts of each length")->check(CLI::Range(1, 100));
-  app.add_option("--beside", flags.beside, "another profile, its prompts in turns with the first's");
+  app.add_option("--beside", flags.beside,
+                 "another profile, its prompts in turns with the first's");
   CLI11_PARSE(app, argc, argv);
   return atl::bench::ExitCode("prefill_bench", atl::bench::Run(flags));
 }

@@ -27,7 +27,8 @@ CacheFormat FormatOf(const MlaShape& shape) {
 // The codes of up to kScaleGroup values; returns their scale.
 float StoreGroup(const float* x, int64_t n, std::byte* codes) {
   uint32_t most = 0;  // of the bits without their sign: of a NaN above all, then infinity
-  for (int64_t i = 0; i < n; ++i) most = std::max(most, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
+  for (int64_t i = 0; i < n; ++i)
+    most = std::max(most, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
   const bool finite = most < 0x7f800000u;
   if (!finite || most < kQuantTinyBits) {
     std::fill_n(codes, n, std::byte{0});

@@ -1,6 +1,6 @@
 // Multi-head latent attention over a paged latent cache, absorbed form: the only one the profiles
-// use but for those with +expanded (mla_expanded.h). Source: DeepSeek-V2 paper (arXiv 2405.04434) section 2.1; DeepSeek-V3
-// inference/model.py `MLA`, "absorb".
+// use but for those with +expanded (mla_expanded.h). Source: DeepSeek-V2 paper (arXiv 2405.04434)
+// section 2.1; DeepSeek-V3 inference/model.py `MLA`, "absorb".
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,8 @@ struct MlaShape {
 //                float32 scale for each 128 of them; Dr bf16. 656 bytes for 512 + 64. A value is
 //                code * scale, rounded to float32; scale = max |c_kv| / 448 over its 128, code =
 //                c_kv * (448 / max |c_kv|) to the nearest e4m3, ties to even, each operation in
-//                float32. A maximum under 2^-100 counts as 0: scale and codes are 0. 128 with NaN or
-//                infinity among them have a scale of NaN.
+//                float32. A maximum under 2^-100 counts as 0: scale and codes are 0. 128 with NaN
+//                or infinity among them have a scale of NaN.
 int64_t CachePositionBytes(const MlaShape& shape);
 // Of one block of one layer: 64 positions, one after another.
 int64_t CacheBlockBytes(const MlaShape& shape);

@@ -156,8 +156,8 @@ class SegmentRunner {
     ForSlots(call_.ctx, num * kBlocks, [&](int slot, int64_t i) {
       const int64_t block = first * kBlocks + i, keys = KeysIn(call_.rows[row], block);
       if (keys == 0) return;
-      call_.ctx.table->mla_widen(KeysOf(call_.shape, call_.rows[row].block[block]), keys, 0, n_.width,
-                                 KeysOfSlot(slot), n_.ldk);
+      call_.ctx.table->mla_widen(KeysOf(call_.shape, call_.rows[row].block[block]), keys, 0,
+                                 n_.width, KeysOfSlot(slot), n_.ldk);
       float* scores = ScoresOf(i / kBlocks) + i % kBlocks * kCacheBlock * n_.lanes;
       for (int64_t h = 0; h < n_.lanes; h += kUnitHeads) {
         call_.ctx.table->mla_scores(q_ + h * n_.width, std::min<int64_t>(kUnitHeads, n_.lanes - h),

@@ -85,10 +85,9 @@ std::vector<CacheForm> CacheForms(const ModelConfig& c, const NumericProfile& pr
   forms.push_back({.name = "MQA", .values = head * layers});
   for (CacheForm& form : forms) {
     const bool latent = c.is_mla() && &form == &forms.front();
-    form.bytes =
-        latent ? LatentBytes(profile, c.kv_lora_rank, c.qk_rope_head_dim) * layers
-               // Nothing of them is kept apart from the rest.
-               : LatentBytes(profile, form.values / layers, 0) * layers;
+    form.bytes = latent ? LatentBytes(profile, c.kv_lora_rank, c.qk_rope_head_dim) * layers
+                        // Nothing of them is kept apart from the rest.
+                        : LatentBytes(profile, form.values / layers, 0) * layers;
   }
   return forms;
 }

@@ -47,18 +47,17 @@ const Suffix kSuffixes[] = {
 };
 
 Status UnknownProfile(const std::string& name) {
-  return InvalidArgument("unknown numeric profile '%s': expected one of %s, and behind it any of %s",
-                         name, absl::StrJoin(ProfileNames(), ", "),
-                         absl::StrJoin(ProfileSuffixes(), ", "));
+  return InvalidArgument(
+      "unknown numeric profile '%s': expected one of %s, and behind it any of %s", name,
+      absl::StrJoin(ProfileNames(), ", "), absl::StrJoin(ProfileSuffixes(), ", "));
 }
 
 }  // namespace
 
 StatusOr<NumericProfile> FindProfile(const std::string& name) {
   std::vector<std::string> parts = absl::StrSplit(name, '+');
-  const auto base =
-      std::find_if(std::begin(kProfiles), std::end(kProfiles),
-                   [&](const NumericProfile& p) { return p.name == parts.front(); });
+  const auto base = std::find_if(std::begin(kProfiles), std::end(kProfiles),
+                                 [&](const NumericProfile& p) { return p.name == parts.front(); });
   if (base == std::end(kProfiles)) return UnknownProfile(name);
   NumericProfile profile = *base;
   size_t found = 1;

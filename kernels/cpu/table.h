@@ -56,8 +56,8 @@ struct PanelUnit {
   int64_t m = 0;
 };
 
-// What latents are cached as (mla.h). kF8, from the position's first byte on: R codes (bytes), padded
-// to a multiple of 4; a float32 scale for each kScaleGroup of them; Dr bf16.
+// What latents are cached as (mla.h). kF8, from the position's first byte on: R codes (bytes),
+// padded to a multiple of 4; a float32 scale for each kScaleGroup of them; Dr bf16.
 enum class CacheFormat : uint8_t { kF32, kBf16, kF8 };
 inline constexpr int64_t kScaleGroup = 128;
 constexpr int64_t F8ScalesOffset(int64_t r) { return (r + 3) / 4 * 4; }

@@ -139,10 +139,11 @@ ATL_INLINE void StoreBf16N(uint16_t* p, V x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
-// 8 codes of e4m3 (base/dtype.h), exactly. Its codes of NaN are not looked for: nothing stores them.
+// 8 codes of e4m3 (base/dtype.h), exactly. Its codes of NaN are not looked for: nothing stores
+// them.
 ATL_INLINE __m256 WidenF8(__m128i codes) {
-  // The sign in bit 31, exponent and mantissa where float32 has their lower ends; 2^120 makes up for
-  // the other bias and normalises subnormals.
+  // The sign in bit 31, exponent and mantissa where float32 has their lower ends; 2^120 makes up
+  // for the other bias and normalises subnormals.
   const __m256i bits = _mm256_and_si256(_mm256_slli_epi32(_mm256_cvtepi8_epi32(codes), 20),
                                         _mm256_set1_epi32(static_cast<int>(0x87f00000u)));
   return _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120f));

@@ -110,16 +110,19 @@ class GoldenTest : public ::testing::TestWithParam<std::string> {
   std::string dir_;
 };
 
+// In float32 both forms of attention are the same function, within the same tolerance.
 TEST_P(GoldenTest, ReferenceLogits) {
-  auto stack = OpenStack(dir_, "reference");
-  ASSERT_NE(stack, nullptr);
-  OfflineForward forward(stack.get(), kMaxPositions);
-  for (const std::string& prompt : Prompts()) {
-    std::vector<float> logits;
-    ASSERT_TRUE(forward.Logits(PromptIds(prompt), 512, &logits).ok());
-    const Distance d = Measure(golden_, prompt, logits, stack->checkpoint().config().vocab_size);
-    EXPECT_LE(d.max, 1e-3) << prompt;
-    EXPECT_LE(d.rms, 1e-4) << prompt;
+  for (const std::string profile : {"reference", "reference+expanded"}) {
+    auto stack = OpenStack(dir_, profile);
+    ASSERT_NE(stack, nullptr);
+    OfflineForward forward(stack.get(), kMaxPositions);
+    for (const std::string& prompt : Prompts()) {
+      std::vector<float> logits;
+      ASSERT_TRUE(forward.Logits(PromptIds(prompt), 512, &logits).ok());
+      const Distance d = Measure(golden_, prompt, logits, stack->checkpoint().config().vocab_size);
+      EXPECT_LE(d.max, 1e-3) << profile << " " << prompt;
+      EXPECT_LE(d.rms, 1e-4) << profile << " " << prompt;
+    }
   }
 }
 
@@ -251,18 +254,20 @@ TEST_P(GoldenTest, Bf16WithExpertsForced) {
 }
 
 TEST_P(GoldenTest, Bf16WithFreeRouting) {
-  auto stack = OpenStack(dir_, "bf16");
-  ASSERT_NE(stack, nullptr);
-  OfflineForward forward(stack.get(), kMaxPositions);
-  for (const std::string& prompt : Prompts()) {
-    const std::vector<uint32_t> ids = PromptIds(prompt);
-    if (ids.size() < 64) continue;  // too few positions for shares and medians
-    std::vector<float> logits;
-    ASSERT_TRUE(forward.Logits(ids, 512, &logits).ok());
-    const Distance d = Measure(golden_, prompt, logits, stack->checkpoint().config().vocab_size);
-    EXPECT_LE(d.median_position_rms, 0.2) << prompt;
-    EXPECT_LE(d.rms, 0.6) << prompt;
-    EXPECT_GE(d.top1, 0.9) << prompt;
+  for (const std::string profile : {"bf16", "bf16+expanded"}) {
+    auto stack = OpenStack(dir_, profile);
+    ASSERT_NE(stack, nullptr);
+    OfflineForward forward(stack.get(), kMaxPositions);
+    for (const std::string& prompt : Prompts()) {
+      const std::vector<uint32_t> ids = PromptIds(prompt);
+      if (ids.size() < 64) continue;  // too few positions for shares and medians
+      std::vector<float> logits;
+      ASSERT_TRUE(forward.Logits(ids, 512, &logits).ok());
+      const Distance d = Measure(golden_, prompt, logits, stack->checkpoint().config().vocab_size);
+      EXPECT_LE(d.median_position_rms, 0.2) << profile << " " << prompt;
+      EXPECT_LE(d.rms, 0.6) << profile << " " << prompt;
+      EXPECT_GE(d.top1, 0.9) << profile << " " << prompt;
+    }
   }
 }
 

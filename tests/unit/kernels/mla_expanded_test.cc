@@ -88,8 +88,8 @@ float Rounded(const Case& c, float x) {
   return c.d.rounding == Rounding::kBf16 ? RoundToBf16(x) : x;
 }
 
-// Latent `s` as the cache has it, by attending to nothing else: absorbed, one head with a query of 0
-// gives c_kv itself; k_rope is bf16 or float32.
+// Latent `s` as the cache has it, by attending to nothing else: absorbed, one head with a query of
+// 0 gives c_kv itself; k_rope is bf16 or float32.
 std::vector<float> CachedLatent(const Case& c, int64_t s) {
   const int64_t r = c.d.r, dr = c.d.dr;
   const float* x = &c.latents[s * (r + dr)];
@@ -208,15 +208,28 @@ TEST(MlaExpanded, HasTheBitsOfItsDefinition) {
   ExpectDefinition({.h = 4, .r = 48, .dn = 16, .dr = 8, .dv = 16}, 0, 1);
   ExpectDefinition({.h = 4, .r = 48, .dn = 16, .dr = 8, .dv = 16}, 0, 130);
   ExpectDefinition({.h = 2, .r = 40, .dn = 10, .dr = 6, .dv = 20}, 63, 66);
-  ExpectDefinition({.h = 3, .r = 33, .dn = 7, .dr = 2, .dv = 5, .cache = DType::kF32,
-                    .format = WeightFormat::kF32, .rounding = Rounding::kNone},
+  ExpectDefinition({.h = 3,
+                    .r = 33,
+                    .dn = 7,
+                    .dr = 2,
+                    .dv = 5,
+                    .cache = DType::kF32,
+                    .format = WeightFormat::kF32,
+                    .rounding = Rounding::kNone},
                    5, 100);
 }
 
 TEST(MlaExpanded, OverFp8AndWithWeightsOf8Bits) {
-  ExpectDefinition({.h = 2, .r = 136, .dn = 16, .dr = 8, .dv = 16, .cache = DType::kF8E4M3}, 60, 90);
-  ExpectDefinition({.h = 2, .r = 64, .dn = 32, .dr = 8, .dv = 16, .cache = DType::kF8E4M3,
-                    .format = WeightFormat::kQ8, .rounding = Rounding::kNone},
+  ExpectDefinition({.h = 2, .r = 136, .dn = 16, .dr = 8, .dv = 16, .cache = DType::kF8E4M3}, 60,
+                   90);
+  ExpectDefinition({.h = 2,
+                    .r = 64,
+                    .dn = 32,
+                    .dr = 8,
+                    .dv = 16,
+                    .cache = DType::kF8E4M3,
+                    .format = WeightFormat::kQ8,
+                    .rounding = Rounding::kNone},
                    0, 70);
 }
 
@@ -232,8 +245,14 @@ TEST(MlaExpanded, SeveralSegments) {
 // The same function as absorbed attention between its products, in double and by another order:
 // softmax(q_nope W_UK c + q_rope k_rope) over W_UV c.
 TEST(MlaExpanded, AgreesWithTheAbsorbedFormInDouble) {
-  const Dims d = {.h = 3, .r = 64, .dn = 24, .dr = 8, .dv = 20, .cache = DType::kF32,
-                  .format = WeightFormat::kF32, .rounding = Rounding::kNone};
+  const Dims d = {.h = 3,
+                  .r = 64,
+                  .dn = 24,
+                  .dr = 8,
+                  .dv = 20,
+                  .cache = DType::kF32,
+                  .format = WeightFormat::kF32,
+                  .rounding = Rounding::kNone};
   const int64_t position = 140;
   const Case c(d, position + 1);
   const std::vector<float> out = c.Attend(Context(BestIsa()), position, position + 1);
@@ -290,8 +309,14 @@ TEST(MlaExpanded, BitsDoNotDependOnHowThePromptIsCut) {
 
 // Not even when they are not finite, nor when nothing was ever stored there.
 TEST(MlaExpanded, LaterPositionsDoNotReachEarlierRows) {
-  const Dims d = {.h = 2, .r = 32, .dn = 16, .dr = 4, .dv = 16, .cache = DType::kF32,
-                  .format = WeightFormat::kF32, .rounding = Rounding::kNone};
+  const Dims d = {.h = 2,
+                  .r = 32,
+                  .dn = 16,
+                  .dr = 4,
+                  .dv = 16,
+                  .cache = DType::kF32,
+                  .format = WeightFormat::kF32,
+                  .rounding = Rounding::kNone};
   const Case clean(d, 80);
   Case spoilt(d, 80);
   for (int64_t i = 0; i < 32; ++i)

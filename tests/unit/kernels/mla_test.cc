@@ -266,11 +266,11 @@ INSTANTIATE_TEST_SUITE_P(Types, MlaCacheType,
                          testing::Values(DType::kF32, DType::kBf16, DType::kF8E4M3),
                          [](const auto& info) { return DTypeName(info.param); });
 
-// Against attention in double over the latents as they were before any rounding: what the format may
-// cost. |c_kv| <= 1 and so is every scale * 448: a code is off by 2^-4 of its value (3 bits behind the
-// point, half a step), k_rope by 2^-9. Scores move by at most the sum of |q| times that, times the
-// softmax's scale; a weight then by a factor e^(2 of it); so a convex sum of values up to 1 by that
-// factor less 1, and by the 2^-4 of the values themselves.
+// Against attention in double over the latents as they were before any rounding: what the format
+// may cost. |c_kv| <= 1 and so is every scale * 448: a code is off by 2^-4 of its value (3 bits
+// behind the point, half a step), k_rope by 2^-9. Scores move by at most the sum of |q| times that,
+// times the softmax's scale; a weight then by a factor e^(2 of it); so a convex sum of values up to
+// 1 by that factor less 1, and by the 2^-4 of the values themselves.
 TEST(Mla, Fp8IsAsFarFromTheLatentsAsItsRoundingAllows) {
   const MlaShape shape = Shape(3, 200, 8, DType::kF8E4M3);
   MlaShape exact = shape;
@@ -279,8 +279,8 @@ TEST(Mla, Fp8IsAsFarFromTheLatentsAsItsRoundingAllows) {
   const Cache rounded(shape, position + 1, 21), as_it_was(exact, position + 1, 21);
   const std::vector<float> q_latent = Random(3 * 200, 22, 0.25f), q_rope = Random(3 * 8, 23, 0.25f);
   const std::vector<float> out =
-      Attend(Context(BestIsa()), shape, {{.block = rounded.block(), .position = position}}, q_latent,
-             q_rope, Rounding::kNone);
+      Attend(Context(BestIsa()), shape, {{.block = rounded.block(), .position = position}},
+             q_latent, q_rope, Rounding::kNone);
   double worst = 0;
   for (int64_t h = 0; h < 3; ++h) {
     double moved = 0;
