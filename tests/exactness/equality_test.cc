@@ -10,7 +10,8 @@
 #include <vector>
 
 #include "kernels/context.h"
-#include "tests/exactness/reference_answers.h"
+#include "tests/support/golden.h"
+#include "tests/support/reference_answers.h"
 
 namespace atl::testing {
 namespace {

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "tests/exactness/reference_answers.h"
+#include "tests/support/reference_answers.h"
 
 namespace atl::testing {
 namespace {

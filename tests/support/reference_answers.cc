@@ -1,25 +1,17 @@
-// What the exactness tests ask, and the answers that every arrangement must give: those of the
-// same requests alone, one after the other, by one expert node in one process.
-#pragma once
+#include "tests/support/reference_answers.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <map>
-#include <memory>
-#include <string>
-#include <vector>
+#include <utility>
 
-#include "tests/support/generate.h"
 #include "tests/support/golden.h"
-#include "tests/support/thread_cluster.h"
 
 namespace atl::testing {
+namespace {
 
-using Starts = std::vector<atollpb::v1::RunStart>;
-
-// What is asked: prompts of 1 to 150 tokens, greedy and sampled, with logprobs.
-inline Starts Workload(const ThreadCluster& cluster) {
+Starts Workload(const ThreadCluster& cluster) {
   const uint32_t vocab = static_cast<uint32_t>(cluster.checkpoint().config().vocab_size);
   Starts starts;
   int i = 0;
@@ -40,11 +32,13 @@ inline Starts Workload(const ThreadCluster& cluster) {
   return starts;
 }
 
-inline std::string ModelDir(const std::string& model) {
+std::string ModelDir(const std::string& model) {
   return model == "demo" ? DemoModelDir() : GoldenCheckpointDir(model);
 }
 
-inline ThreadClusterOptions Simplest(const std::string& model, const std::string& profile) {
+}  // namespace
+
+ThreadClusterOptions Simplest(const std::string& model, const std::string& profile) {
   ThreadClusterOptions options;
   options.model_dir = ModelDir(model);
   options.profile = profile;
@@ -55,19 +49,13 @@ inline ThreadClusterOptions Simplest(const std::string& model, const std::string
   return options;
 }
 
-inline std::unique_ptr<ThreadCluster> StartOrDie(const ThreadClusterOptions& options) {
+std::unique_ptr<ThreadCluster> StartOrDie(const ThreadClusterOptions& options) {
   auto cluster = ThreadCluster::Start(options);
   EXPECT_TRUE(cluster.ok()) << cluster.status();
   return cluster.ok() ? *std::move(cluster) : nullptr;
 }
 
-struct Reference {
-  Starts starts;
-  std::vector<Answer> answers;
-};
-
-// Answers of the simplest arrangement, each request alone; made once for each model and profile.
-inline const Reference& ReferenceFor(const std::string& model, const std::string& profile) {
+const Reference& ReferenceFor(const std::string& model, const std::string& profile) {
   static auto* made = new std::map<std::string, Reference>();
   Reference& reference = (*made)[model + "/" + profile];
   if (reference.answers.empty()) {
@@ -82,8 +70,7 @@ inline const Reference& ReferenceFor(const std::string& model, const std::string
   return reference;
 }
 
-// gtest's names have no plus sign.
-inline std::string Word(std::string name) {
+std::string Word(std::string name) {
   std::replace(name.begin(), name.end(), '+', '_');
   return name;
 }
