@@ -131,13 +131,19 @@ std::vector<float> Attend(const KernelContext& ctx, const MlaShape& shape,
   return out;
 }
 
-using PathFn = void (*)(const MlaCall&, float*);
-using ScratchFn = int64_t (*)(const MlaCall&);
+struct Way {
+  const char* name;
+  int64_t (*scratch)(const MlaCall&);
+  void (*run)(const MlaCall&, float*);
+};
+const Way kWays[] = {{"rows", MlaByRowsScratch, MlaByRows},
+                     {"segments", MlaBySegmentsScratch, MlaBySegments},
+                     {"whole segments", MlaByWholeSegmentsScratch, MlaByWholeSegments}};
 
-// One of the two ways of MlaAttend, whatever it would choose itself.
-std::vector<float> AttendBy(PathFn path, ScratchFn floats, const KernelContext& ctx,
-                            const MlaShape& shape, const std::vector<MlaRow>& rows,
-                            const std::vector<float>& q_latent, const std::vector<float>& q_rope) {
+// One of the ways of MlaAttend, whatever it would choose itself.
+std::vector<float> AttendBy(const Way& way, const KernelContext& ctx, const MlaShape& shape,
+                            const std::vector<MlaRow>& rows, const std::vector<float>& q_latent,
+                            const std::vector<float>& q_rope) {
   std::vector<float> out(q_latent.size());
   const MlaCall call = {.ctx = ctx,
                         .shape = shape,
@@ -145,8 +151,8 @@ std::vector<float> AttendBy(PathFn path, ScratchFn floats, const KernelContext& 
                         .q_latent = q_latent.data(),
                         .q_rope = q_rope.data(),
                         .out = out.data()};
-  std::vector<float> scratch(floats(call), std::nanf(""));
-  path(call, scratch.data());
+  std::vector<float> scratch(way.scratch(call), std::nanf(""));
+  way.run(call, scratch.data());
   return out;
 }
 
@@ -178,11 +184,10 @@ void ExpectDefinition(const MlaShape& shape, const std::vector<int32_t>& positio
     ASSERT_TRUE(SameBits(Attend(ctx, shape, rows, q_latent, q_rope, Rounding::kNone), expected));
     ASSERT_TRUE(SameBits(Attend(ctx, shape, rows, q_latent, q_rope, Rounding::kBf16),
                          RoundedToBf16(expected)));
-    ASSERT_TRUE(SameBits(AttendBy(MlaByRows, MlaByRowsScratch, ctx, shape, rows, q_latent, q_rope),
-                         expected));
-    ASSERT_TRUE(
-        SameBits(AttendBy(MlaBySegments, MlaBySegmentsScratch, ctx, shape, rows, q_latent, q_rope),
-                 expected));
+    for (const Way& way : kWays) {
+      ASSERT_TRUE(SameBits(AttendBy(way, ctx, shape, rows, q_latent, q_rope), expected))
+          << way.name;
+    }
   });
 }
 
@@ -241,6 +246,36 @@ TEST(Mla, OneLongRowAloneAndAmongOthers) {
         SameBits(Attend(ctx, shape, many, repeat(q_latent), repeat(q_rope), Rounding::kNone),
                  repeat(expected)));
   });
+}
+
+// Rows of one sequence, which share what is widened: across the edges of blocks and of a segment,
+// with and without lanes that no head has, among rows of another sequence.
+TEST(Mla, ConsecutiveRowsOfASequence) {
+  for (const int64_t heads : {3, 16, 20}) {
+    for (const DType type : {DType::kBf16, DType::kF8E4M3}) {
+      const MlaShape shape = Shape(heads, 32, 8, type);
+      const Cache cache(shape, 1100, 31), other(shape, 80, 32);
+      std::vector<MlaRow> rows = {{.block = other.block(), .position = 79}};
+      for (const auto& [first, end] : {std::pair{0, 5}, {58, 70}, {1020, 1031}}) {
+        for (int32_t p = first; p < end; ++p)
+          rows.push_back({.block = cache.block(), .position = p});
+      }
+      const int64_t t = static_cast<int64_t>(rows.size());
+      const std::vector<float> q_latent = Random(t * heads * 32, 33, 2),
+                               q_rope = Random(t * heads * 8, 34, 2);
+      std::vector<float> expected;
+      for (int64_t i = 0; i < t * heads; ++i) {
+        const std::vector<float> out =
+            ByDefinition(shape, i < heads ? other : cache, rows[i / heads].position,
+                         &q_latent[i * 32], &q_rope[i * 8]);
+        expected.insert(expected.end(), out.begin(), out.end());
+      }
+      ForEachContext([&](const KernelContext& ctx) {
+        ASSERT_TRUE(SameBits(Attend(ctx, shape, rows, q_latent, q_rope, Rounding::kNone), expected))
+            << heads << " heads";
+      });
+    }
+  }
 }
 
 class MlaCacheType : public testing::TestWithParam<DType> {};
