@@ -78,6 +78,29 @@ Status LoadKvB(const Loader& load, const std::string& prefix, LayerWeights* laye
                             [&] { return weights::RunJobs(load.pool, heads, load_head); });
 }
 
+// W_UK [Dn, R] of each head as it is: in 8 bits it differs from the transposed one, for groups run
+// along the inner axis.
+Status LoadExpandedKeys(const Loader& load, const std::string& prefix, LayerWeights* layer) {
+  const model::ModelConfig& c = load.checkpoint.config();
+  const std::string tensor = prefix + "self_attn.kv_b_proj", name = tensor + ".weight";
+  const kernels::WeightFormat format =
+      weights::PackedFormat(load.checkpoint, name, load.profile.kv_b);
+  const int64_t heads = c.num_attention_heads, dn = c.qk_nope_head_dim, dv = c.v_head_dim,
+                r = c.kv_lora_rank;
+  layer->w_k.resize(heads);
+  std::vector<weights::PieceMatrix> matrices;
+  for (int64_t h = 0; h < heads; ++h)
+    matrices.push_back({absl::StrFormat("w_k %d", h), format, dn, r, &layer->w_k[h]});
+  const auto load_head = [&](int64_t h) -> Status {
+    std::vector<float> rows(dn * r);
+    ATL_RETURN_IF_ERROR(load.checkpoint.ReadRows(name, h * (dn + dv), dn, rows.data()));
+    PackRows(rows.data(), &layer->w_k[h]);
+    return absl::OkStatus();
+  };
+  return weights::LoadPiece(load.cache, tensor + ".w_k", matrices, load.pool,
+                            [&] { return weights::RunJobs(load.pool, heads, load_head); });
+}
+
 Status LoadLayer(const Loader& load, int64_t l, LayerWeights* layer) {
   const model::ModelConfig& c = load.checkpoint.config();
   const std::string prefix = model::LayerPrefix(l);
@@ -97,6 +120,9 @@ Status LoadLayer(const Loader& load, int64_t l, LayerWeights* layer) {
                                             load.profile.weights, load.pool, load.cache));
   ATL_ASSIGN_OR_RETURN(layer->kv_a_norm, load.Vector(attn + "kv_a_layernorm"));
   ATL_RETURN_IF_ERROR(LoadKvB(load, prefix, layer));
+  // The MTP layer's guesses are absorbed.
+  if (load.profile.expands_prompts() && l < c.num_hidden_layers)
+    ATL_RETURN_IF_ERROR(LoadExpandedKeys(load, prefix, layer));
   // MTP layers (l >= L) are MoE layers like the last ones.
   if (!c.is_moe_layer(l)) {
     ATL_ASSIGN_OR_RETURN(layer->dense,

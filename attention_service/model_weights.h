@@ -28,8 +28,10 @@ struct LayerWeights {
   std::vector<float> kv_a_norm;   // [R]
   std::vector<kernels::PackedMatrix>
       w_uk;  // H of [R, Dn]: a query's nope part into the latent space
-  std::vector<kernels::PackedMatrix> w_uv;   // H of [Dv, R]: a head's latent output back
-  kernels::PackedMatrix o_proj;              // [D, H Dv]
+  std::vector<kernels::PackedMatrix> w_uv;  // H of [Dv, R]: a head's latent output back
+  std::vector<kernels::PackedMatrix> w_k;  // H of [Dn, R]: W_UK the other way, a head's keys out of
+                                           // latents; empty where no prompt is expanded
+  kernels::PackedMatrix o_proj;            // [D, H Dv]
   std::optional<kernels::FfnWeights> dense;  // layers without experts
 };
 

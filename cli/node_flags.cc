@@ -56,7 +56,9 @@ void AddModelFlags(FlagSet* flags, cluster::NodeOptions* node) {
   flags->Add("--model", &node->model_dir,
              "folder of the checkpoint, HuggingFace layout (required)");
   if (node->profile.empty()) node->profile = model::kDefaultProfile;
-  flags->Add("--profile", &node->profile, "numeric profile: " + Join(model::ProfileNames()));
+  flags->Add("--profile", &node->profile,
+             "numeric profile: " + Join(model::ProfileNames()) + "; behind it any of " +
+                 Join(model::ProfileSuffixes()));
 }
 
 void AddServerFlags(FlagSet* flags, cluster::NodeOptions* node, ProcessFlags* process) {

@@ -66,11 +66,21 @@ struct PanelUnit {
   int64_t m = 0;
 };
 
-// A block of cache: positions `stride` elements apart.
+// What latents are cached as (mla.h). kF8, from the position's first byte on: R codes (bytes),
+// padded to a multiple of 4; a float32 scale for each kScaleGroup of them; Dr bf16.
+enum class CacheFormat : uint8_t { kF32, kBf16, kF8 };
+inline constexpr int64_t kScaleGroup = 128;
+constexpr int64_t F8ScalesOffset(int64_t r) { return (r + 3) / 4 * 4; }
+constexpr int64_t F8RopeOffset(int64_t r) {
+  return F8ScalesOffset(r) + (r + kScaleGroup - 1) / kScaleGroup * 4;
+}
+
+// A block of cache.
 struct BlockKeys {
   const void* data = nullptr;
-  bool bf16 = false;  // else float32
-  int64_t stride = 0;
+  CacheFormat format = CacheFormat::kF32;
+  int64_t r = 0;       // values of c_kv in a position
+  int64_t stride = 0;  // bytes from one position to the next
 };
 
 // Softmax state of some heads: running maximum and sum [heads rounded up to 16], and the weighted
@@ -111,8 +121,8 @@ struct KernelTable {
   void (*combine_row)(bool bf16, int64_t d, const void* shared, const void* const* out,
                       const float* weight, int64_t num, void* y);
 
-  // keys [num, ldk]: elements [first, first + width) of the block's first `num` positions as
-  // float32.
+  // keys [num, ldk]: values [first, first + width) of the block's first `num` positions, c_kv then
+  // k_rope, as float32. first is a multiple of 16, and at most R.
   void (*mla_widen)(const BlockKeys& from, int64_t num, int64_t first, int64_t width, float* keys,
                     int64_t ldk);
   // scores [num, heads] = keys q, not scaled, heads <= kUnitHeads rounded up to 16. q [heads /

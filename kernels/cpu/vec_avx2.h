@@ -139,6 +139,25 @@ ATL_INLINE void StoreBf16N(uint16_t* p, V x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+// 8 codes of e4m3 (base/dtype.h), exactly. Its codes of NaN are not looked for: nothing stores
+// them.
+ATL_INLINE __m256 WidenF8(__m128i codes) {
+  // The sign in bit 31, exponent and mantissa where float32 has their lower ends; 2^120 makes up
+  // for the other bias and normalises subnormals.
+  const __m256i bits = _mm256_and_si256(_mm256_slli_epi32(_mm256_cvtepi8_epi32(codes), 20),
+                                        _mm256_set1_epi32(static_cast<int>(0x87f00000u)));
+  return _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120f));
+}
+ATL_INLINE V LoadF8(const uint8_t* p) {
+  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {WidenF8(codes), WidenF8(_mm_unpackhi_epi64(codes, codes))};
+}
+ATL_INLINE V LoadF8N(const uint8_t* p, int64_t n) {
+  alignas(16) uint8_t codes[16] = {};
+  for (int64_t i = 0; i < n; ++i) codes[i] = p[i];
+  return LoadF8(codes);
+}
+
 // 16 lanes of int32, or 16 x 4 bytes.
 struct Ints {
   __m256i a, b;

@@ -104,6 +104,22 @@ ATL_INLINE void StoreBf16N(uint16_t* p, V a, int64_t n) {
   _mm256_mask_storeu_epi16(p, FirstN(n), _mm512_cvtepi32_epi16(_mm512_srli_epi32(Bf16Bits(a), 16)));
 }
 
+// 16 codes of e4m3 (base/dtype.h), exactly. Its codes of NaN are not looked for: nothing stores
+// them.
+ATL_INLINE V WidenF8(__m128i codes) {
+  // The sign in bit 31, exponent and mantissa where float32 has their lower ends; 2^120 makes up
+  // for the other bias and normalises subnormals.
+  const __m512i bits = _mm512_and_si512(_mm512_slli_epi32(_mm512_cvtepi8_epi32(codes), 20),
+                                        _mm512_set1_epi32(static_cast<int>(0x87f00000u)));
+  return {_mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0x1p120f))};
+}
+ATL_INLINE V LoadF8(const uint8_t* p) {
+  return WidenF8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+ATL_INLINE V LoadF8N(const uint8_t* p, int64_t n) {
+  return WidenF8(_mm_maskz_loadu_epi8(FirstN(n), p));
+}
+
 // 16 lanes of int32, or 16 x 4 bytes.
 struct Ints {
   __m512i v;

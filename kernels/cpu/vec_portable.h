@@ -125,6 +125,17 @@ ATL_INLINE void StoreBf16N(uint16_t* p, const V& a, int64_t n) {
 }
 ATL_INLINE void StoreBf16(uint16_t* p, const V& a) { StoreBf16N(p, a, 16); }
 
+// Codes of e4m3 (base/dtype.h), exactly. Its codes of NaN are not looked for: nothing stores them.
+ATL_INLINE V LoadF8N(const uint8_t* p, int64_t n) {
+  // The sign in bit 31, exponent and mantissa where float32 has their lower ends; 2^120 makes up
+  // for the other bias and normalises subnormals.
+  return Lanes([=](int i) {
+    const uint32_t code = i < n ? p[i] : 0;
+    return FromBits((code & 0x80u) << 24 | (code & 0x7fu) << 20) * 0x1p120f;
+  });
+}
+ATL_INLINE V LoadF8(const uint8_t* p) { return LoadF8N(p, 16); }
+
 // 16 lanes of int32.
 struct Ints {
   int32_t v[16];

@@ -110,16 +110,19 @@ class GoldenTest : public ::testing::TestWithParam<std::string> {
   std::string dir_;
 };
 
+// In float32 both forms of attention are the same function, within the same tolerance.
 TEST_P(GoldenTest, ReferenceLogits) {
-  auto stack = OpenStack(dir_, "reference");
-  ASSERT_NE(stack, nullptr);
-  OfflineForward forward(stack.get(), kMaxPositions);
-  for (const std::string& prompt : Prompts()) {
-    std::vector<float> logits;
-    ASSERT_TRUE(forward.Logits(PromptIds(prompt), 512, &logits).ok());
-    const Distance d = Measure(golden_, prompt, logits, stack->checkpoint().config().vocab_size);
-    EXPECT_LE(d.max, 1e-3) << prompt;
-    EXPECT_LE(d.rms, 1e-4) << prompt;
+  for (const std::string profile : {"reference", "reference+expanded"}) {
+    auto stack = OpenStack(dir_, profile);
+    ASSERT_NE(stack, nullptr);
+    OfflineForward forward(stack.get(), kMaxPositions);
+    for (const std::string& prompt : Prompts()) {
+      std::vector<float> logits;
+      ASSERT_TRUE(forward.Logits(PromptIds(prompt), 512, &logits).ok());
+      const Distance d = Measure(golden_, prompt, logits, stack->checkpoint().config().vocab_size);
+      EXPECT_LE(d.max, 1e-3) << profile << " " << prompt;
+      EXPECT_LE(d.rms, 1e-4) << profile << " " << prompt;
+    }
   }
 }
 
@@ -276,6 +279,8 @@ void RoundedTest::CheckWithFreeRouting(const std::string& profile) {
 TEST_P(RoundedTest, Bf16WithExpertsForced) { CheckWithExpertsForced("bf16"); }
 
 TEST_P(RoundedTest, Bf16WithFreeRouting) { CheckWithFreeRouting("bf16"); }
+
+TEST_P(RoundedTest, Bf16ExpandedWithFreeRouting) { CheckWithFreeRouting("bf16+expanded"); }
 
 // Of FP8 checkpoints the profile has every weight as it is, and bf16's inputs.
 class Fp8Test : public RoundedTest {};

@@ -154,6 +154,26 @@ TEST(Plan, CacheOfV2IsThePapers) {
   EXPECT_NEAR(1 - mla.values * 6 / deepseek_67b_bits, 0.933, 0.0005);
 }
 
+// 656 bytes a token and layer, of V2-Lite's 27; the 8 groups' heads in 8 bits with their scales.
+TEST(Plan, CacheInFp8CountsItsScalesAndWhatStaysBf16) {
+  const Plan fp8 = Make(Options("v2-lite", "q8+fp8cache")), bf16 = Make(Options("v2-lite", "q8"));
+  EXPECT_EQ(bf16.cache.front().bytes, 27 * 1152);
+  EXPECT_EQ(fp8.cache.front().bytes, 27 * 656);
+  EXPECT_EQ(fp8.cache.front().values, bf16.cache.front().values);
+  EXPECT_EQ(fp8.attention.sequence_bytes, int64_t{4096} * 27 * 656);
+  EXPECT_EQ(Form(fp8, "GQA").bytes, 27 * (8 * 256 + 16 * 4));
+  EXPECT_EQ(fp8.attention.weight_bytes, bf16.attention.weight_bytes);
+}
+
+// V3: 61 layers of W_UK, 128 heads x 128 x 512, a second time; a token that is generated meets one.
+TEST(Plan, ExpandedPromptsHoldAnotherWuk) {
+  const Plan expanded = Make(Options("v3", "bf16+expanded")), absorbed = Make(Options("v3"));
+  const int64_t more = int64_t{61} * 128 * 128 * 512 * 2;
+  EXPECT_EQ(expanded.attention.weight_bytes - absorbed.attention.weight_bytes, more);
+  EXPECT_EQ(expanded.active_bytes, absorbed.active_bytes);
+  EXPECT_EQ(expanded.attention.sequence_bytes, absorbed.attention.sequence_bytes);
+}
+
 TEST(Plan, CacheOfMultiHeadAttentionIsItsOwn) {
   const Plan plan = Make(Options("deepseek-moe-16b"));
   EXPECT_THAT(plan.cache.front().name, HasSubstr("MHA"));

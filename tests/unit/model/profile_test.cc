@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 namespace atl::model {
 namespace {
 
@@ -55,12 +57,50 @@ TEST(Profile, QuantisedOnesDifferInTheirWeightsAlone) {
   EXPECT_EQ(NumericsId(*FindProfile("q8")), "q8/1/cpu");
 }
 
+TEST(Profile, SuffixesMakeProfilesOfTheirOwn) {
+  for (const std::string& base : ProfileNames()) {
+    const NumericProfile plain = *FindProfile(base);
+    EXPECT_FALSE(plain.expands_prompts());
+    for (const auto& [suffix, fp8, expanded] :
+         {std::tuple("+fp8cache", true, false), std::tuple("+expanded", false, true),
+          std::tuple("+fp8cache+expanded", true, true)}) {
+      const StatusOr<NumericProfile> p = FindProfile(base + suffix);
+      ASSERT_TRUE(p.ok()) << p.status();
+      EXPECT_EQ(p->name, base + suffix);
+      EXPECT_EQ(NumericsId(*p), base + suffix + "/1/cpu");
+      EXPECT_EQ(p->cache, fp8 ? DType::kF8E4M3 : plain.cache);
+      EXPECT_EQ(p->expands_prompts(), expanded);
+      EXPECT_EQ(p->weights, plain.weights);
+      EXPECT_EQ(p->kv_b, plain.kv_b);
+      EXPECT_EQ(p->activations, plain.activations);
+      EXPECT_EQ(p->wire, plain.wire);
+    }
+  }
+}
+
+TEST(Profile, TheOrderOfSuffixesMakesNoOther) {
+  EXPECT_EQ(NumericsId(*FindProfile("q8+expanded+fp8cache")), "q8+fp8cache+expanded/1/cpu");
+}
+
+TEST(Profile, LatentBytes) {
+  EXPECT_EQ(LatentBytes(*FindProfile("reference"), 512, 64), 576 * 4);
+  EXPECT_EQ(LatentBytes(*FindProfile("q8"), 512, 64), 576 * 2);
+  const NumericProfile fp8 = *FindProfile("q8+fp8cache");
+  EXPECT_EQ(LatentBytes(fp8, 512, 64), 656) << "DeepSeek's layout";
+  EXPECT_EQ(LatentBytes(fp8, 64, 16), 64 + 4 + 32);
+  EXPECT_EQ(LatentBytes(fp8, 130, 6), 132 + 8 + 12);
+}
+
 TEST(Profile, UnknownNamesWhatThereIs) {
-  const StatusOr<NumericProfile> p = FindProfile("q2");
-  EXPECT_EQ(p.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(p.status().message()), HasSubstr("'q2'"));
-  for (const std::string& name : ProfileNames())
-    EXPECT_THAT(std::string(p.status().message()), HasSubstr(name));
+  for (const std::string unknown : {"q2", "", "+fp8cache", "q8+", "q8+fp16cache",
+                                    "q8+fp8cache+fp8cache", "q8fp8cache", "q8++fp8cache"}) {
+    const StatusOr<NumericProfile> p = FindProfile(unknown);
+    EXPECT_EQ(p.status().code(), absl::StatusCode::kInvalidArgument) << unknown;
+    const std::string message(p.status().message());
+    EXPECT_THAT(message, HasSubstr("'" + unknown + "'"));
+    for (const std::string& name : ProfileNames()) EXPECT_THAT(message, HasSubstr(name));
+    for (const std::string& name : ProfileSuffixes()) EXPECT_THAT(message, HasSubstr(name));
+  }
 }
 
 }  // namespace
