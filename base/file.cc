@@ -49,7 +49,8 @@ bool FileExists(const std::string& path) { return access(path.c_str(), F_OK) == 
 
 StatusOr<RandomAccessFile> RandomAccessFile::Open(const std::string& path) {
   RandomAccessFile file;
-  file.fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // O_NONBLOCK: a pipe, which is refused below, would wait for a writer.
+  file.fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file.fd_ < 0) return ErrnoStatus(errno, "open " + path);
   struct stat info;
   if (fstat(file.fd_, &info) != 0) return ErrnoStatus(errno, "stat " + path);

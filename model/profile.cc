@@ -95,6 +95,10 @@ std::vector<std::string> ProfileSuffixes() {
   return names;
 }
 
+std::string BaseName(const NumericProfile& profile) {
+  return profile.name.substr(0, profile.name.find('+'));
+}
+
 std::string NumericsId(const NumericProfile& profile) {
   return absl::StrFormat("%s/%d/cpu", profile.name, kNumericsVersion);
 }

@@ -53,6 +53,9 @@ std::vector<std::string> ProfileNames();     // "reference", "bf16", "fp8w", "q8
 std::vector<std::string> ProfileSuffixes();  // "+fp8cache" and "+expanded"
 inline constexpr char kDefaultProfile[] = "q8";
 
+// "q8" of "q8+fp8cache": profiles that differ in suffixes alone pack the same weights.
+std::string BaseName(const NumericProfile& profile);
+
 // "bf16/1/cpu": profile, numerics version, kernel class. Part of every handshake; nodes with
 // different ids refuse each other.
 std::string NumericsId(const NumericProfile& profile);

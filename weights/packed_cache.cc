@@ -46,9 +46,9 @@ Status CheckPackedCacheOptions(const PackedCacheOptions& options) {
 
 PackedCache::PackedCache(const PackedCacheOptions& options, const std::string& revision,
                          const model::NumericProfile& profile)
-    : options_(options), revision_(revision), numerics_id_(model::NumericsId(profile)) {
+    : options_(options), revision_(revision), profile_(model::BaseName(profile)) {
   if (options.dir.empty()) return;
-  const std::string folder = absl::StrFormat("%s/%s-%s", options.dir, revision, profile.name);
+  const std::string folder = absl::StrFormat("%s/%s-%s", options.dir, revision, profile_);
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) {
@@ -60,9 +60,9 @@ PackedCache::PackedCache(const PackedCacheOptions& options, const std::string& r
 }
 
 std::string PackedCache::KeyOf(const PieceId& piece) const {
-  return absl::StrFormat("layout %d\nnumerics %s\nrevision %s\n%s\n%s",
-                         kernels::kPackedLayoutVersion, numerics_id_, revision_, piece.name,
-                         piece.contents);
+  return absl::StrFormat("layout %d\nprofile %s\nnumerics %d\nrevision %s\n%s\n%s",
+                         kernels::kPackedLayoutVersion, profile_, model::kNumericsVersion,
+                         revision_, piece.name, piece.contents);
 }
 
 StatusOr<PackedCache::Memory> PackedCache::Load(const PieceId& piece, ThreadPool* pool,

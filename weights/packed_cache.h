@@ -47,6 +47,7 @@ class PackedCache {
  public:
   using Memory = std::shared_ptr<Buffer>;
 
+  // Suffixes of the profile do not matter (model::BaseName).
   // Makes the folder, and removes what writers that died left in it an hour ago or earlier.
   PackedCache(const PackedCacheOptions& options, const std::string& revision,
               const model::NumericProfile& profile);
@@ -70,7 +71,7 @@ class PackedCache {
 
   // Constant after construction.
   const PackedCacheOptions options_;
-  const std::string revision_, numerics_id_;
+  const std::string revision_, profile_;
   std::string folder_;  // empty: nothing is kept
   // Own synchronisation.
   std::atomic<bool> writable_{true};
