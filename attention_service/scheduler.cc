@@ -173,8 +173,8 @@ void Scheduler::FillRows(Step* step) {
     for (int64_t i = 0; i < part.num_rows; ++i) {
       const int64_t position = s.computed + i;
       const uint32_t id = i < sure_rows ? s.ids[position] : s.drafts[i - sure_rows];
-      step->rows.push_back({id, static_cast<int32_t>(position), static_cast<int32_t>(p),
-                            position < s.num_expanded});
+      step->rows.push_back(
+          {id, static_cast<int32_t>(position), static_cast<int32_t>(p), position < s.num_expanded});
     }
     step->block_tables.push_back(s.blocks);
   }

@@ -49,8 +49,7 @@ double Print(OfflineModel* model, int length, const Measured& m) {
   const double share = roof > 0 ? reached / roof : 0;
   const std::string& profile = model->stack().profile().name;
   std::printf("%-14s prompt %-6d %8.2f s %10.1f tokens/s  %8.1f of %.1f Gop/s (%.0f %%)\n",
-              profile.c_str(), length, median, length / median, reached, roof,
-              100 * share);
+              profile.c_str(), length, median, length / median, reached, roof, 100 * share);
   std::printf(
       "{\"bench\": \"prefill\", \"profile\": \"%s\", \"threads\": %d, \"tokens\": %d, "
       "\"seconds\": %.4f, \"tokens_per_s\": %.2f, \"gops\": %.1f, \"roof_gops\": %.1f, "

@@ -22,9 +22,7 @@ int64_t MemoryBytes(const ModelConfig& c, const NumericProfile& profile, const T
   if (spec.shape.size() == 1) return spec.params() * 4;
   const bool exact = spec.part == ModelPart::kEmbedding || spec.part == ModelPart::kGate;
   const bool kv_b = spec.name.ends_with("kv_b_proj.weight");
-  const MatrixFormat format = kv_b             ? profile.kv_b
-                              : spec.quantized ? profile.weights
-                                               : profile.head;
+  const MatrixFormat format = kv_b ? profile.kv_b : spec.quantized ? profile.weights : profile.head;
   int64_t params = spec.params();
   // Both forms need W_UK, each with its own axis as the inner one; the MTP layer is absorbed.
   if (kv_b && profile.expands_prompts() && spec.layer < c.num_hidden_layers)

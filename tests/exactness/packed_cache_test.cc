@@ -24,7 +24,11 @@ class PackedCacheExactnessTest
     : public ::testing::TestWithParam<std::tuple<std::string, std::string>> {
  protected:
   std::unique_ptr<LocalStack> Open(const weights::PackedCacheOptions& packed_cache) {
-    const auto& [model, profile] = GetParam();
+    return Open(packed_cache, std::get<1>(GetParam()));
+  }
+  std::unique_ptr<LocalStack> Open(const weights::PackedCacheOptions& packed_cache,
+                                   const std::string& profile) {
+    const std::string& model = std::get<0>(GetParam());
     LocalStackOptions options;
     options.model_dir = model == "demo" ? ::atl::testing::DemoModelDir()
                                         : ::atl::testing::GoldenCheckpointDir(model);
@@ -90,13 +94,39 @@ TEST_P(PackedCacheExactnessTest, ColdWarmAndMapped) {
     EXPECT_EQ(Difference(expected[i], found[i]), "") << "cold and mapped " << i;
 }
 
+// Suffixes change no weights, and with +expanded there are more of them.
+TEST_P(PackedCacheExactnessTest, ProfilesThatDifferInSuffixesShare) {
+  ::atl::testing::TempDir dir;
+  const std::string profile = std::get<1>(GetParam());
+  const auto plain = Open({.dir = dir.path()});
+  ASSERT_NE(plain, nullptr);
+  const int64_t bytes = plain->packed_cache().stats().made;
+  const auto cached = Open({.dir = dir.path()}, profile + "+fp8cache");
+  ASSERT_NE(cached, nullptr);
+  EXPECT_EQ(cached->packed_cache().stats().copied, bytes);
+  EXPECT_EQ(cached->packed_cache().stats().made, 0);
+  const auto expanded = Open({}, profile + "+expanded");
+  ASSERT_NE(expanded, nullptr);
+  const std::vector<Answer> expected = Ask(expanded.get());
+  for (const bool first : {true, false}) {
+    const auto shared = Open({.dir = dir.path()}, profile + "+expanded");
+    ASSERT_NE(shared, nullptr);
+    const weights::PackedCacheStats& stats = shared->packed_cache().stats();
+    EXPECT_EQ(stats.total(), expanded->packed_cache().stats().made);
+    EXPECT_GT(stats.total(), bytes);
+    EXPECT_EQ(stats.copied, first ? bytes : stats.total());
+    const std::vector<Answer> found = Ask(shared.get());
+    for (size_t i = 0; i < expected.size(); ++i)
+      EXPECT_EQ(Difference(expected[i], found[i]), "") << first << " " << i;
+  }
+}
+
 // demo: FP8 blocks, dense layers, MTP; v2_lite: no q_lora; tied: the head is the embedding.
-INSTANTIATE_TEST_SUITE_P(Models, PackedCacheExactnessTest,
-                         ::testing::Combine(::testing::Values("demo", "v2_lite", "tied"),
-                                            ::testing::Values("reference", "bf16", "q8", "q4")),
-                         [](const auto& info) {
-                           return std::get<0>(info.param) + "_" + std::get<1>(info.param);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Models, PackedCacheExactnessTest,
+    ::testing::Combine(::testing::Values("demo", "v2_lite", "tied"),
+                       ::testing::Values("reference", "bf16", "fp8w", "q8", "q4")),
+    [](const auto& info) { return std::get<0>(info.param) + "_" + std::get<1>(info.param); });
 
 }  // namespace
 }  // namespace atl

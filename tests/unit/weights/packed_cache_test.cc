@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <chrono>
 #include <csignal>
@@ -124,6 +125,13 @@ TEST_P(PackedCacheTest, RevisionsAndProfilesAreKeptApart) {
   EXPECT_FALSE(Made(kPiece, kRevision, "q4"));
 }
 
+TEST_P(PackedCacheTest, ProfilesThatDifferInSuffixesShare) {
+  EXPECT_TRUE(Made());
+  EXPECT_FALSE(Made(kPiece, kRevision, "q8+fp8cache"));
+  EXPECT_FALSE(Made(kPiece, kRevision, "q8+fp8cache+expanded"));
+  EXPECT_EQ(NumFiles(), 1);
+}
+
 // A file of another revision or profile under this one's name, as after somebody renamed a folder.
 TEST_P(PackedCacheTest, WhatWasMadeFromAnotherRevisionOrProfileIsMadeAnew) {
   for (const auto& [revision, profile] :
@@ -172,6 +180,25 @@ TEST_P(PackedCacheTest, DamageIsReportedOnceAndMended) {
     EXPECT_FALSE(Made());
   }
   EXPECT_EQ(*ReadFile(FileOf(kPiece)), sound);
+}
+
+TEST_P(PackedCacheTest, APipeInTheFilesPlaceIsReplaced) {
+  fs::create_directories(fs::path(FileOf(kPiece)).parent_path());
+  ASSERT_EQ(mkfifo(FileOf(kPiece).c_str(), 0600), 0);
+  EXPECT_TRUE(Made());
+  EXPECT_FALSE(Made());
+}
+
+TEST_P(PackedCacheTest, AFolderInTheFilesPlaceIsLeftAndReported) {
+  fs::create_directories(FileOf(kPiece));
+  const std::string log = LogOf([&] {
+    EXPECT_TRUE(Made());
+    EXPECT_TRUE(Made());
+  });
+  EXPECT_EQ(Count(log, "is not a regular file"), 2) << log;
+  EXPECT_EQ(Count(log, "nothing is written"), 2) << log;
+  EXPECT_TRUE(fs::is_directory(FileOf(kPiece)));
+  EXPECT_EQ(NumFiles(), 0);
 }
 
 TEST_P(PackedCacheTest, WhatCannotBeMadeIsNotKept) {
