@@ -70,8 +70,8 @@ struct PanelUnit {
 // padded to a multiple of 4; a float32 scale for each kScaleGroup of them; Dr bf16.
 enum class CacheFormat : uint8_t { kF32, kBf16, kF8 };
 inline constexpr int64_t kScaleGroup = 128;
-constexpr int64_t F8ScalesOffset(int64_t r) { return (r + 3) / 4 * 4; }
-constexpr int64_t F8RopeOffset(int64_t r) {
+static inline constexpr int64_t F8ScalesOffset(int64_t r) { return (r + 3) / 4 * 4; }
+static inline constexpr int64_t F8RopeOffset(int64_t r) {
   return F8ScalesOffset(r) + (r + kScaleGroup - 1) / kScaleGroup * 4;
 }
 
