@@ -105,6 +105,7 @@ Engine::Engine(transport::EventLoop* loop, const kernels::KernelContext& ctx,
       scheduler_(options, &cache_) {
   stats_.blocks_total = static_cast<uint32_t>(cache_.num_blocks());
   fabric->SetNobodyWaits([this] { return StepIsAbandoned(); });
+  stats_.block_bytes = static_cast<uint64_t>(cache_.block_bytes()) * weights->layers.size();
   if (options.speculate > 0) drafter_ = std::make_unique<Drafter>(ctx, weights, &runner_, options);
 }
 
@@ -159,7 +160,10 @@ std::unique_ptr<Run> Engine::Start(const pb::RunStart& start, RunObserver* obser
     status = ResourceExhausted("%d sequences are here already", limit);
   }
   if (status.ok()) {
-    Send({.start = std::make_unique<Sequence>(id, start, sink, absl::Now())});
+    auto sequence = std::make_unique<Sequence>(id, start, sink, absl::Now());
+    if (weights_->profile.expands_prompts())
+      sequence->num_expanded = static_cast<int64_t>(sequence->prompt_size);
+    Send({.start = std::move(sequence)});
   } else {
     sink->OnDone(status);
   }

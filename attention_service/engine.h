@@ -24,6 +24,7 @@ namespace atl::attention {
 struct EngineStats {
   std::atomic<uint32_t> running{0}, waiting{0};
   std::atomic<uint32_t> blocks_total{0}, blocks_used{0}, blocks_cached{0};
+  std::atomic<uint64_t> block_bytes{0};  // of a block, all layers
   std::atomic<uint64_t> steps{0}, prefill_tokens{0}, decode_tokens{0}, preemptions{0},
       cached_tokens{0};
   std::atomic<uint64_t> dispatched_rows{0};

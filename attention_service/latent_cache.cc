@@ -65,25 +65,30 @@ void LatentCache::GiveUp(BlockId block) {
 }
 
 BlockId LatentCache::FindKept(uint64_t hash, BlockId parent, std::span<const uint32_t> ids,
-                              uint64_t bias_version) const {
+                              uint64_t bias_version, int64_t num_expanded) const {
   auto [begin, end] = by_hash_.equal_range(hash);
   for (auto it = begin; it != end; ++it) {
     const Kept& kept = blocks_[it->second].entry;
-    if (kept.bias_version != bias_version || kept.parent != parent) continue;
+    if (kept.bias_version != bias_version || kept.num_expanded != num_expanded ||
+        kept.parent != parent) {
+      continue;
+    }
     if (parent >= 0 && kept.parent_serial != blocks_[parent].serial) continue;
     if (std::equal(ids.begin(), ids.end(), kept.ids.begin())) return it->second;
   }
   return -1;
 }
 
-std::vector<BlockId> LatentCache::Match(std::span<const uint32_t> ids, uint64_t bias_version) {
+std::vector<BlockId> LatentCache::Match(std::span<const uint32_t> ids, uint64_t bias_version,
+                                        int64_t num_expanded) {
   std::vector<BlockId> found;
   if (ids.size() < 2) return found;
-  const std::vector<uint64_t> hashes = PrefixHashes(ids.first(ids.size() - 1), bias_version);
+  const std::vector<uint64_t> hashes =
+      PrefixHashes(ids.first(ids.size() - 1), bias_version, num_expanded);
   BlockId parent = -1;
   for (size_t i = 0; i < hashes.size(); ++i) {
-    const BlockId block =
-        FindKept(hashes[i], parent, ids.subspan(i * kCacheBlock, kCacheBlock), bias_version);
+    const BlockId block = FindKept(hashes[i], parent, ids.subspan(i * kCacheBlock, kCacheBlock),
+                                   bias_version, ExpandedInBlock(num_expanded, i));
     if (block < 0) break;
     Hold(block);
     lru_.splice(lru_.begin(), lru_, blocks_[block].lru);
@@ -94,18 +99,18 @@ std::vector<BlockId> LatentCache::Match(std::span<const uint32_t> ids, uint64_t 
 }
 
 BlockId LatentCache::Keep(BlockId block, BlockId parent, std::span<const uint32_t, kCacheBlock> ids,
-                          uint64_t bias_version) {
+                          uint64_t bias_version, int64_t num_expanded) {
   BlockState& state = blocks_[block];
   if (state.kept) return block;
   // The chain hash goes on from the parent's.
   uint64_t hash;
   if (parent < 0) {
-    hash = PrefixHashes(ids, bias_version)[0];
+    hash = PrefixHashes(ids, bias_version, num_expanded)[0];
   } else {
     if (!blocks_[parent].kept) return block;  // its parent was never kept: the chain ends there
-    hash = ExtendPrefixHash(blocks_[parent].entry.hash, ids);
+    hash = ExtendPrefixHash(blocks_[parent].entry.hash, ids, num_expanded);
   }
-  const BlockId before = FindKept(hash, parent, ids, bias_version);
+  const BlockId before = FindKept(hash, parent, ids, bias_version, num_expanded);
   if (before >= 0) {
     Hold(before);
     lru_.splice(lru_.begin(), lru_, blocks_[before].lru);
@@ -117,6 +122,7 @@ BlockId LatentCache::Keep(BlockId block, BlockId parent, std::span<const uint32_
   state.entry.parent = parent;
   state.entry.parent_serial = parent >= 0 ? blocks_[parent].serial : 0;
   state.entry.bias_version = bias_version;
+  state.entry.num_expanded = num_expanded;
   std::copy(ids.begin(), ids.end(), state.entry.ids.begin());
   lru_.push_front(block);
   state.lru = lru_.begin();

@@ -2,6 +2,7 @@
 // in them for later.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <list>
@@ -16,6 +17,11 @@
 namespace atl::attention {
 
 using BlockId = int32_t;
+
+// Of a sequence's first `num_expanded` ids those in its block `i`.
+inline int64_t ExpandedInBlock(int64_t num_expanded, int64_t i) {
+  return std::clamp<int64_t>(num_expanded - i * kernels::kCacheBlock, 0, kernels::kCacheBlock);
+}
 
 struct CacheStats {
   int64_t total = 0;
@@ -40,14 +46,17 @@ class LatentCache {
 
   // Blocks of the longest kept prefix of `ids` (whole blocks only; at most ids.size() - 1
   // positions, so that at least one is computed). Each is held for the caller. Compares ids, not
-  // hashes alone: a collision costs time, never a token.
-  std::vector<BlockId> Match(std::span<const uint32_t> ids, uint64_t bias_version);
+  // hashes alone: a collision costs time, never a token. The first `num_expanded` ids attend in the
+  // expanded form (PrefixHashes): only latents that were computed so are found for them.
+  std::vector<BlockId> Match(std::span<const uint32_t> ids, uint64_t bias_version,
+                             int64_t num_expanded = 0);
 
-  // Keeps `block`, now full, as the one after `parent` (-1: the first) holding these 64 ids.
+  // Keeps `block`, now full, as the one after `parent` (-1: the first) holding these 64 ids, the
+  // first `num_expanded` of which are expanded.
   // Returns the block that stands for this prefix from now on: `block`, or the one that was kept
   // before for the same ids (which is then held instead, and `block` released: same bits).
   BlockId Keep(BlockId block, BlockId parent, std::span<const uint32_t, kernels::kCacheBlock> ids,
-               uint64_t bias_version);
+               uint64_t bias_version, int64_t num_expanded = 0);
 
   std::byte* Block(int64_t layer, BlockId block) {
     return layers_[layer].data() + static_cast<int64_t>(block) * block_bytes_;
@@ -65,6 +74,7 @@ class LatentCache {
     BlockId parent = -1;
     uint64_t parent_serial = 0;
     uint64_t bias_version = 0;
+    int64_t num_expanded = 0;  // of `ids`, 0 to 64
     std::array<uint32_t, kernels::kCacheBlock> ids{};
   };
   struct BlockState {
@@ -77,7 +87,7 @@ class LatentCache {
   };
 
   BlockId FindKept(uint64_t hash, BlockId parent, std::span<const uint32_t> ids,
-                   uint64_t bias_version) const;
+                   uint64_t bias_version, int64_t num_expanded) const;
   void GiveUp(BlockId block);
   void Hold(BlockId block);
 

@@ -4,45 +4,22 @@
 #include <cstring>
 #include <utility>
 
+#include "attention_service/micro_batch.h"
 #include "base/check.h"
 #include "kernels/elementwise.h"
 #include "kernels/ffn.h"
-#include "kernels/mla.h"
 #include "weights/load_packed.h"
 
 namespace atl::attention {
 namespace {
 
-// q_a_layernorm and kv_a_layernorm take this whatever rms_norm_eps says (docs/numerics.md).
-constexpr float kLatentNormEps = 1e-6f;
+// Absorbed rows of any sequences; expanded ones of a sequence's consecutive positions.
+bool AttendTogether(const StepRow& a, const StepRow& b) {
+  if (a.expanded != b.expanded) return false;
+  return !a.expanded || (a.seq_idx == b.seq_idx && a.position + 1 == b.position);
+}
 
 }  // namespace
-
-// Rows that travel together, and all the room they need. Vectors grow to the largest step seen.
-struct ModelRunner::MicroBatch {
-  int index = 0;
-  std::span<const StepRow> rows;
-  int64_t n = 0;
-  std::vector<int32_t> positions;
-  std::vector<float> hidden;    // [n, D] the residual stream
-  std::vector<float> x;         // [n, D] after a norm
-  std::vector<float> q_a;       // [n, Rq]
-  std::vector<float> q;         // [n, H, Dn + Dr]
-  std::vector<float> kv;        // [n, R + Dr]
-  std::vector<float> q_latent;  // [n, H, R]
-  std::vector<float> q_rope;    // [n, H, Dr]
-  std::vector<float> o_latent;  // [n, H, R]
-  std::vector<float> o;         // [n, H, Dv]
-  std::vector<float> out;       // [n, D] what a sublayer adds
-  std::vector<float> scratch;
-  std::vector<float> mtp_in;  // [n, 2 D] token and state that enter the MTP layer
-  std::vector<const std::byte*> blocks;
-  std::vector<size_t> first_block;  // [sequences] where a sequence's blocks begin in `blocks`
-  std::vector<kernels::MlaRow> mla_rows;
-  std::vector<kernels::MatMulJob> jobs;
-  uint64_t call_id = 0;
-  bool waiting = false;
-};
 
 kernels::MlaShape CacheShape(const model::ModelConfig& config, const model::NumericProfile& profile,
                              float softmax_scale) {
@@ -82,7 +59,15 @@ void ModelRunner::Prepare(MicroBatch* mb, std::span<const StepRow> rows) {
   mb->rows = rows;
   mb->n = n;
   mb->positions.resize(n);
-  for (int64_t t = 0; t < n; ++t) mb->positions[t] = rows[t].position;
+  mb->pieces.clear();
+  for (int64_t t = 0; t < n; ++t) {
+    mb->positions[t] = rows[t].position;
+    if (t > 0 && AttendTogether(rows[t - 1], rows[t])) {
+      ++mb->pieces.back().count;
+    } else {
+      mb->pieces.push_back({.begin = t, .count = 1, .expanded = rows[t].expanded});
+    }
+  }
   mb->hidden.resize(n * d);
   mb->x.resize(n * d);
   mb->out.resize(n * d);
@@ -142,117 +127,6 @@ Status ModelRunner::RunLayers(int64_t begin, int64_t end,
       hidden_hook_(end, micro_batches_[i]->hidden.data(), micro_batches_[i]->n);
   }
   return status;
-}
-
-void ModelRunner::ProjectQueries(const LayerWeights& w, MicroBatch* mb) {
-  const model::ModelConfig& c = weights_->config;
-  const int64_t n = mb->n, d = c.hidden_size, heads = c.num_attention_heads;
-  const int64_t dn = c.qk_nope_head_dim, dr = c.qk_rope_head_dim, r = c.kv_lora_rank;
-  const int64_t q_row = heads * (dn + dr);
-  mb->jobs.clear();
-  mb->jobs.push_back(
-      {.w = &w.kv_a, .x = mb->x.data(), .ldx = d, .m = n, .y = mb->kv.data(), .ldy = r + dr});
-  if (c.q_lora_rank == 0) {
-    mb->jobs.push_back(
-        {.w = &w.q_proj, .x = mb->x.data(), .ldx = d, .m = n, .y = mb->q.data(), .ldy = q_row});
-    kernels::MatMul(ctx_, mb->jobs);
-  } else {
-    const int64_t rq = c.q_lora_rank;
-    mb->jobs.push_back(
-        {.w = &w.q_a, .x = mb->x.data(), .ldx = d, .m = n, .y = mb->q_a.data(), .ldy = rq});
-    kernels::MatMul(ctx_, mb->jobs);
-    kernels::RmsNorm(ctx_, mb->q_a.data(), rq, w.q_a_norm.data(), kLatentNormEps, n, rq,
-                     mb->q_a.data(), rq, act_);
-    kernels::MatMul(
-        ctx_,
-        kernels::MatMulJob{
-            .w = &w.q_b, .x = mb->q_a.data(), .ldx = rq, .m = n, .y = mb->q.data(), .ldy = q_row});
-  }
-  for (int64_t i = 0; i < n * heads; ++i) {
-    std::memcpy(mb->q_rope.data() + i * dr, mb->q.data() + i * (dn + dr) + dn, dr * sizeof(float));
-  }
-  kernels::ApplyRope(ctx_, *weights_->rope, mb->positions.data(), n, heads, mb->q_rope.data(),
-                     heads * dr, dr, act_);
-  kernels::RoundRange(ctx_, mb->q.data(), n * q_row, act_);
-  mb->jobs.clear();
-  for (int64_t h = 0; h < heads; ++h) {
-    mb->jobs.push_back({.w = &w.w_uk[h],
-                        .x = mb->q.data() + h * (dn + dr),
-                        .ldx = q_row,
-                        .m = n,
-                        .y = mb->q_latent.data() + h * r,
-                        .ldy = heads * r,
-                        .rounding = act_});
-  }
-  kernels::MatMul(ctx_, mb->jobs);
-}
-
-void ModelRunner::StoreLatents(int64_t layer,
-                               std::span<const std::span<const BlockId>> block_tables,
-                               MicroBatch* mb) {
-  const LayerWeights& w = weights_->layers[layer];
-  const model::ModelConfig& c = weights_->config;
-  const int64_t r = c.kv_lora_rank, dr = c.qk_rope_head_dim, row = r + dr;
-  kernels::RmsNorm(ctx_, mb->kv.data(), row, w.kv_a_norm.data(), kLatentNormEps, mb->n, r,
-                   mb->kv.data(), row, kernels::Rounding::kNone);
-  kernels::ApplyRope(ctx_, *weights_->rope, mb->positions.data(), mb->n, 1, mb->kv.data() + r, row,
-                     dr, kernels::Rounding::kNone);
-  for (int64_t t = 0; t < mb->n; ++t) {
-    const int32_t position = mb->positions[t];
-    const BlockId block = block_tables[mb->rows[t].seq_idx][position / kernels::kCacheBlock];
-    const float* values = mb->kv.data() + t * row;
-    kernels::StoreLatent(shape_, values, values + r, cache_->Block(layer, block),
-                         position % kernels::kCacheBlock);
-  }
-  // Where each sequence's blocks of this layer lie, once per sequence of the micro-batch.
-  mb->blocks.clear();
-  mb->first_block.assign(block_tables.size(), SIZE_MAX);
-  for (const StepRow& step_row : mb->rows) {
-    size_t& first = mb->first_block[step_row.seq_idx];
-    if (first != SIZE_MAX) continue;
-    first = mb->blocks.size();
-    for (BlockId block : block_tables[step_row.seq_idx])
-      mb->blocks.push_back(cache_->Block(layer, block));
-  }
-  mb->mla_rows.resize(mb->n);
-  for (int64_t t = 0; t < mb->n; ++t) {
-    mb->mla_rows[t] = {.block = mb->blocks.data() + mb->first_block[mb->rows[t].seq_idx],
-                       .position = mb->positions[t]};
-  }
-}
-
-void ModelRunner::Attention(int64_t layer, std::span<const std::span<const BlockId>> block_tables,
-                            MicroBatch* mb) {
-  const LayerWeights& w = weights_->layers[layer];
-  const model::ModelConfig& c = weights_->config;
-  const int64_t n = mb->n, d = c.hidden_size, heads = c.num_attention_heads, r = c.kv_lora_rank,
-                dv = c.v_head_dim;
-  kernels::RmsNorm(ctx_, mb->hidden.data(), d, w.input_norm.data(), c.rms_norm_eps, n, d,
-                   mb->x.data(), d, act_);
-  ProjectQueries(w, mb);
-  StoreLatents(layer, block_tables, mb);
-  const size_t scratch = kernels::MlaScratch(ctx_, shape_, mb->mla_rows);
-  if (mb->scratch.size() < scratch) mb->scratch.resize(scratch);
-  kernels::MlaAttend(ctx_, shape_, mb->mla_rows, mb->q_latent.data(), mb->q_rope.data(),
-                     mb->o_latent.data(), act_, mb->scratch.data());
-  mb->jobs.clear();
-  for (int64_t h = 0; h < heads; ++h) {
-    mb->jobs.push_back({.w = &w.w_uv[h],
-                        .x = mb->o_latent.data() + h * r,
-                        .ldx = heads * r,
-                        .m = n,
-                        .y = mb->o.data() + h * dv,
-                        .ldy = heads * dv,
-                        .rounding = act_});
-  }
-  kernels::MatMul(ctx_, mb->jobs);
-  kernels::MatMul(ctx_, kernels::MatMulJob{.w = &w.o_proj,
-                                           .x = mb->o.data(),
-                                           .ldx = heads * dv,
-                                           .m = n,
-                                           .y = mb->out.data(),
-                                           .ldy = d});
-  kernels::AddInPlace(ctx_, mb->hidden.data(), mb->out.data(), n * d);
 }
 
 void ModelRunner::StartFfn(int64_t layer, uint64_t bias_version, absl::Time deadline,

@@ -22,7 +22,11 @@ struct StepRow {
   uint32_t token = 0;
   int32_t position = 0;
   int32_t seq_idx = 0;
+  bool expanded =
+      false;  // attends in the expanded form: a prompt's token where the profile says so
 };
+
+struct AttentionPiece;
 
 // Thread-compatible: called by the engine's thread, which owns the fabric's loop.
 class ModelRunner {
@@ -70,6 +74,8 @@ class ModelRunner {
   void Attention(int64_t layer, std::span<const std::span<const BlockId>> block_tables,
                  MicroBatch* mb);
   void ProjectQueries(const LayerWeights& w, MicroBatch* mb);
+  void AttendAbsorbed(const LayerWeights& w, const AttentionPiece& piece, MicroBatch* mb);
+  void AttendExpanded(const LayerWeights& w, const AttentionPiece& piece, MicroBatch* mb);
   void StoreLatents(int64_t layer, std::span<const std::span<const BlockId>> block_tables,
                     MicroBatch* mb);
   // The layer's second half: dense at once; experts are asked for, and FinishFfn adds their answer.

@@ -13,6 +13,7 @@
 #include "kernels/rope.h"
 #include "model/checkpoint.h"
 #include "model/profile.h"
+#include "weights/packed_cache.h"
 
 namespace atl::attention {
 
@@ -27,8 +28,10 @@ struct LayerWeights {
   std::vector<float> kv_a_norm;   // [R]
   std::vector<kernels::PackedMatrix>
       w_uk;  // H of [R, Dn]: a query's nope part into the latent space
-  std::vector<kernels::PackedMatrix> w_uv;   // H of [Dv, R]: a head's latent output back
-  kernels::PackedMatrix o_proj;              // [D, H Dv]
+  std::vector<kernels::PackedMatrix> w_uv;  // H of [Dv, R]: a head's latent output back
+  std::vector<kernels::PackedMatrix> w_k;  // H of [Dn, R]: W_UK the other way, a head's keys out of
+                                           // latents; empty where no prompt is expanded
+  kernels::PackedMatrix o_proj;            // [D, H Dv]
   std::optional<kernels::FfnWeights> dense;  // layers without experts
 };
 
@@ -43,7 +46,7 @@ struct MtpWeights {
 struct ModelWeights {
   model::ModelConfig config;
   model::NumericProfile profile;
-  Buffer embedding;  // [V, D] of embedding_type
+  std::shared_ptr<const Buffer> embedding;  // [V, D] of embedding_type
   DType embedding_type = DType::kF32;
   std::vector<LayerWeights> layers;  // L, then the first MTP layer if loaded
   std::vector<MtpWeights> mtp;
@@ -56,10 +59,12 @@ struct ModelWeights {
   void Embed(uint32_t id, float* out) const;
 };
 
-// `context_length` positions of rotary table. DataLoss, NotFound as Checkpoint::ReadRows.
+// `context_length` positions of rotary table. Matrices and the embedding come through `cache`
+// (null: from the checkpoint). DataLoss, NotFound as Checkpoint::ReadRows.
 StatusOr<std::unique_ptr<ModelWeights>> LoadModelWeights(const model::Checkpoint& checkpoint,
                                                          const model::NumericProfile& profile,
                                                          int64_t context_length, bool with_mtp,
-                                                         ThreadPool* pool);
+                                                         ThreadPool* pool,
+                                                         weights::PackedCache* cache = nullptr);
 
 }  // namespace atl::attention

@@ -104,7 +104,8 @@ bool Scheduler::Admit(const std::function<void(std::unique_ptr<Sequence>, Status
     // Prompt logprobs need every prompt position computed: keys could come from the cache, logits
     // cannot.
     if (options_.prefix_cache && !sequence->wants_prompt_logprobs()) {
-      sequence->blocks = cache_->Match(sequence->ids, sequence->start.bias_version());
+      sequence->blocks =
+          cache_->Match(sequence->ids, sequence->start.bias_version(), sequence->num_expanded);
       sequence->kept_blocks = sequence->blocks.size();
       sequence->computed = sequence->kept_blocks * kCacheBlock;
     }
@@ -172,7 +173,8 @@ void Scheduler::FillRows(Step* step) {
     for (int64_t i = 0; i < part.num_rows; ++i) {
       const int64_t position = s.computed + i;
       const uint32_t id = i < sure_rows ? s.ids[position] : s.drafts[i - sure_rows];
-      step->rows.push_back({id, static_cast<int32_t>(position), static_cast<int32_t>(p)});
+      step->rows.push_back(
+          {id, static_cast<int32_t>(position), static_cast<int32_t>(p), position < s.num_expanded});
     }
     step->block_tables.push_back(s.blocks);
   }
@@ -221,7 +223,8 @@ void Scheduler::Computed(const Step& step) {
       const BlockId parent = i == 0 ? -1 : s->blocks[i - 1];
       const std::span<const uint32_t, kCacheBlock> ids(s->ids.data() + i * kCacheBlock,
                                                        kCacheBlock);
-      s->blocks[i] = cache_->Keep(s->blocks[i], parent, ids, s->start.bias_version());
+      s->blocks[i] = cache_->Keep(s->blocks[i], parent, ids, s->start.bias_version(),
+                                  ExpandedInBlock(s->num_expanded, i));
       ++s->kept_blocks;
     }
   }

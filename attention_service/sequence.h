@@ -35,6 +35,8 @@ struct Sequence {
 
   std::vector<uint32_t> ids;  // prompt + generated
   const size_t prompt_size;
+  // The first so many ids attend in the expanded form: with profiles that say so, the prompt.
+  int64_t num_expanded = 0;
   Sampler sampler;
   std::unordered_set<uint32_t> stop_ids;
 

@@ -123,9 +123,12 @@ Status AttentionServerImpl::OpenModel() {
       ThreadPoolOptions{.num_threads = options_.node.threads > 0 ? options_.node.threads : cores});
   ATL_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options_.node.isa));
   ATL_ASSIGN_OR_RETURN(ctx_, kernels::MakeKernelContext(isa, pool_.get()));
-  ATL_ASSIGN_OR_RETURN(weights_,
-                       LoadModelWeights(*checkpoint_, profile_, engine_options_.context_length,
-                                        /*with_mtp=*/engine_options_.speculate > 0, pool_.get()));
+  weights::PackedCache cache(options_.packed_cache, checkpoint_->revision(), profile_);
+  const absl::Duration begin = cluster::Uptime();
+  ATL_ASSIGN_OR_RETURN(
+      weights_, LoadModelWeights(*checkpoint_, profile_, engine_options_.context_length,
+                                 /*with_mtp=*/engine_options_.speculate > 0, pool_.get(), &cache));
+  LogInfo("loaded %s", cache.Summary(absl::ToDoubleSeconds(cluster::Uptime() - begin)));
   return absl::OkStatus();
 }
 

@@ -7,6 +7,7 @@
 #include "attention_service/engine_options.h"
 #include "base/status.h"
 #include "cluster/node_options.h"
+#include "weights/packed_cache.h"
 
 namespace atl::attention {
 
@@ -14,6 +15,7 @@ struct AttentionServerOptions {
   cluster::NodeOptions node;
   EngineOptions engine;
   std::string dispatch = "service";  // or "inline"
+  weights::PackedCacheOptions packed_cache;
 };
 
 class AttentionServer {

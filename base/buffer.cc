@@ -41,6 +41,13 @@ Buffer::Buffer(size_t size) : size_(size) {
   data_ = aligned;
 }
 
+Buffer Buffer::OfMapping(void* begin, size_t size) {
+  Buffer buffer;
+  buffer.data_ = static_cast<std::byte*>(begin);
+  buffer.size_ = buffer.mapped_bytes_ = size;
+  return buffer;
+}
+
 void Buffer::Grow(size_t size) {
   if (size_ >= size) return;
   *this = Buffer();  // not both at once

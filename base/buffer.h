@@ -15,6 +15,9 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(size_t size);
+  // Takes over a mapping of `size` bytes that mmap made at `begin`: unmapped in the end. One that
+  // is read-only may only be read.
+  static Buffer OfMapping(void* begin, size_t size);
   ~Buffer() { Free(); }
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)),

@@ -66,4 +66,24 @@ float F8E4M3ToF32(uint8_t v) {
   return negative ? -magnitude : magnitude;
 }
 
+// Codes of ascending magnitudes are consecutive, so that rounding may carry into the exponent.
+uint8_t F32ToF8E4M3(float v) {
+  constexpr uint32_t kLeastNormal = 0x3c800000u;  // 2^-6
+  constexpr float kMagic = 24576;  // 1.5 * 2^14: adding it rounds to the subnormals' spacing, 2^-9
+  const uint32_t bits = std::bit_cast<uint32_t>(v), magnitude = bits & 0x7fffffffu;
+  const uint32_t sign = bits >> 24 & 0x80u;
+  uint32_t code;
+  if (magnitude > 0x7f800000u) {
+    code = 0x7f;
+  } else if (magnitude >= std::bit_cast<uint32_t>(kF8E4M3Max)) {
+    code = 0x7e;
+  } else if (magnitude < kLeastNormal) {
+    code = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + kMagic) -
+           std::bit_cast<uint32_t>(kMagic);
+  } else {
+    code = ((magnitude + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20) - (120u << 3);
+  }
+  return static_cast<uint8_t>(sign | code);
+}
+
 }  // namespace atl

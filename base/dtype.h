@@ -39,4 +39,7 @@ inline float RoundToBf16(float v) { return Bf16ToF32(F32ToBf16(v)); }
 float F16ToF32(uint16_t v);
 float F8E4M3ToF32(uint8_t v);
 
+inline constexpr float kF8E4M3Max = 448;
+uint8_t F32ToF8E4M3(float v);  // saturates at 448; NaN stays NaN
+
 }  // namespace atl

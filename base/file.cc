@@ -1,6 +1,7 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -48,7 +49,8 @@ bool FileExists(const std::string& path) { return access(path.c_str(), F_OK) == 
 
 StatusOr<RandomAccessFile> RandomAccessFile::Open(const std::string& path) {
   RandomAccessFile file;
-  file.fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // O_NONBLOCK: a pipe, which is refused below, would wait for a writer.
+  file.fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file.fd_ < 0) return ErrnoStatus(errno, "open " + path);
   struct stat info;
   if (fstat(file.fd_, &info) != 0) return ErrnoStatus(errno, "stat " + path);
@@ -86,6 +88,19 @@ Status RandomAccessFile::ReadAt(int64_t offset, int64_t size, void* out) const {
     done += n;
   }
   return absl::OkStatus();
+}
+
+StatusOr<Buffer> RandomAccessFile::Map(int64_t size) const {
+  if (size < 1 || size > size_) {
+    return OutOfRange("%s: mapping of %d bytes, expected 1 to %d", path_, size, size_);
+  }
+  void* const begin = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd_, 0);
+  if (begin == MAP_FAILED) return ErrnoStatus(errno, "map " + path_);
+  return Buffer::OfMapping(begin, size);
+}
+
+void RandomAccessFile::WillNeed(int64_t offset, int64_t size) const {
+  posix_fadvise(fd_, offset, size, POSIX_FADV_WILLNEED);
 }
 
 }  // namespace atl

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "base/buffer.h"
 #include "base/status.h"
 
 namespace atl {
@@ -29,6 +30,12 @@ class RandomAccessFile {
 
   // Fills `out` with `size` bytes from `offset`. DataLoss if the file ends before that.
   Status ReadAt(int64_t offset, int64_t size, void* out) const;
+  // Maps the first `size` bytes (1 to size()) read-only; the mapping outlives the file's
+  // descriptor. Where the file is cut short later, or cannot be read, touching the mapping ends the
+  // process.
+  StatusOr<Buffer> Map(int64_t size) const;
+  // Starts to read [offset, offset + size) ahead.
+  void WillNeed(int64_t offset, int64_t size) const;
   int64_t size() const { return size_; }
   const std::string& path() const { return path_; }
 

@@ -32,7 +32,7 @@ Status Prefill(OfflineModel* model, int sequences, int prompt, std::vector<uint3
     for (int at = 0; at < prompt; at += kChunk) {
       std::vector<attention::StepRow> rows;
       for (int i = at; i < std::min(prompt, at + kChunk); ++i)
-        rows.push_back({model->PromptToken(s, i), i, s});
+        rows.push_back(model->PromptRow(s, i));
       const int32_t last = static_cast<int32_t>(rows.size()) - 1;
       ATL_RETURN_IF_ERROR(model->Step(rows, std::span(&last, 1)));
     }
@@ -62,7 +62,7 @@ Status Decode(OfflineModel* model, const Flags& flags, int batch, const Buffer& 
   }
   const double step = Median(seconds), read = Median(reads), roof = Median(gops);
   const double gbps = model->ActiveBytes() / step / 1e9;
-  const double ops = model->Ops(flags.prompt + flags.tokens / 2) * batch / step / 1e9;
+  const double ops = model->Ops({0, flags.prompt + flags.tokens / 2, 0}) * batch / step / 1e9;
   std::printf("batch %-4d %10.2f tokens/s", batch, batch / step);
   if (batch == 1) std::printf("  %6.1f of %.1f GB/s read (%.0f %%)", gbps, read, 100 * gbps / read);
   std::printf("  %8.1f of %.1f Gop/s (%.0f %%)\n", ops, roof, roof > 0 ? 100 * ops / roof : 0);

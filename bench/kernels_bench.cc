@@ -1,12 +1,14 @@
-// Prints what MatMul, GroupedFfn and MlaAttend reach, as GB/s (of weights, of cache) and GFLOP/s,
-// beside two roofs of the same machine measured in the same run, in turns with them: reading DRAM,
-// and arithmetic in registers: fma, or the integer products that quantised weights take.
+// Prints what MatMul, GroupedFfn, MlaAttend and MlaExpanded reach, as GB/s (of weights, of cache)
+// and GFLOP/s, beside two roofs of the same machine measured in the same run, in turns with them:
+// reading DRAM, and arithmetic in registers: fma, or the integer products that quantised weights
+// take.
 //   kernels_bench [--threads N] [--isa auto|avx512vnni|avx512|avx2|portable] [--seconds S]
-//                 [--format f32|bf16|q8|q4] [--rows M]
+//                 [--format f32|bf16|fp8|q8|q4] [--rows M]
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "kernels/ffn.h"
 #include "kernels/matmul.h"
 #include "kernels/mla.h"
+#include "kernels/mla_expanded.h"
 
 namespace atl::kernels {
 namespace {
@@ -47,6 +50,23 @@ double GoodSeconds(bool one_thread, double seconds, Fn fn) {
   return times[times.size() / 10];
 }
 
+// Random weights, bf16 or FP8 blocks of them: a share of e4m3 codes is subnormal, as in real ones.
+void Fill(PackedMatrix* w) {
+  std::minstd_rand generator(1);
+  std::vector<float> rows(16 * w->k());
+  for (float& v : rows) v = static_cast<float>(generator()) * 0x1p-30f - 1;
+  std::vector<uint8_t> codes(rows.size());
+  std::vector<float> scale((w->k() + 127) / 128, 0x1p-8f);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = F32ToF8E4M3(448 * rows[i]);
+  for (int64_t i = 0; i < w->num_panels(); ++i) {
+    if (w->format() == WeightFormat::kFp8) {
+      w->FillFp8Panel(i, codes.data(), scale.data());
+    } else {
+      w->FillPanel(i, rows.data());
+    }
+  }
+}
+
 struct Bench {
   KernelContext ctx;
   Isa isa;
@@ -55,6 +75,7 @@ struct Bench {
   int64_t only_rows;
   Buffer cold{static_cast<size_t>(kColdBytes)};
   std::vector<double> sink = std::vector<double>(1024);
+  DType filled = DType::kUnspecified;  // what latents `cold` holds
 
   template <typename Fn>
   double Good(double for_seconds, Fn fn) {
@@ -85,23 +106,46 @@ struct Bench {
 
   double ArithmeticRoof(WeightFormat format) { return Roof(IsQuantized(format)); }
 
-  // `rows` query rows, each of a sequence of its own with `position` keys before it; bf16 cache, R
-  // 512, Dr 64.
-  void Attention(int64_t heads, int64_t rows, int64_t position) {
+  // Fills `cold` with blocks of latents of some size, unless it has them.
+  void FillCache(const MlaShape& shape) {
+    if (filled == shape.cache_type) return;
+    filled = shape.cache_type;
+    std::vector<std::byte> block(CacheBlockBytes(shape));
+    std::vector<float> values(shape.kv_lora_rank + shape.qk_rope_head_dim);
+    for (int64_t s = 0; s < kCacheBlock; ++s) {
+      for (size_t i = 0; i < values.size(); ++i)
+        values[i] = static_cast<float>((s * 193 + static_cast<int64_t>(i) * 71) % 257 - 128) / 64;
+      StoreLatent(shape, values.data(), values.data() + shape.kv_lora_rank, block.data(), s);
+    }
+    for (size_t at = 0; at + block.size() <= cold.size(); at += block.size())
+      std::copy(block.begin(), block.end(), cold.data() + at);
+  }
+
+  // Blocks of `rows` sequences of `positions` each.
+  std::vector<std::vector<const std::byte*>> Blocks(const MlaShape& shape, int64_t rows,
+                                                    int64_t positions) {
+    FillCache(shape);
+    const int64_t block_bytes = CacheBlockBytes(shape), num = kColdBytes / block_bytes;
+    std::vector<std::vector<const std::byte*>> table(rows);
+    int64_t next = 0;
+    for (auto& list : table) {
+      for (int64_t b = 0; b * kCacheBlock < positions; ++b)
+        list.push_back(cold.data() + next++ % num * block_bytes);
+    }
+    return table;
+  }
+
+  // `rows` query rows, each of a sequence of its own with `position` keys before it; R 512, Dr 64.
+  void Attention(DType cache, int64_t heads, int64_t rows, int64_t position) {
     const MlaShape shape = {.num_heads = heads,
                             .kv_lora_rank = 512,
                             .qk_rope_head_dim = 64,
                             .softmax_scale = 0.1f,
-                            .cache_type = DType::kBf16};
-    const int64_t block_bytes = CacheBlockBytes(shape), blocks = position / kCacheBlock + 1;
-    std::vector<std::vector<const std::byte*>> table(rows);
+                            .cache_type = cache};
+    const auto table = Blocks(shape, rows, position + 1);
     std::vector<MlaRow> row;
-    int64_t next = 0;
-    for (auto& list : table) {
-      for (int64_t b = 0; b < blocks; ++b)
-        list.push_back(cold.data() + next++ % (kColdBytes / block_bytes) * block_bytes);
+    for (const auto& list : table)
       row.push_back({.block = list.data(), .position = static_cast<int32_t>(position)});
-    }
     std::vector<float> q(rows * heads * 512, 0.01f), q_rope(rows * heads * 64, 0.01f),
         out(q.size());
     std::vector<float> scratch(MlaScratch(ctx, shape, row));
@@ -110,25 +154,87 @@ struct Bench {
       MlaAttend(ctx, shape, row, q.data(), q_rope.data(), out.data(), Rounding::kNone,
                 scratch.data());
     });
-    const double keys = static_cast<double>(rows) * (position + 1);
-    const double gbs = keys * 576 * 2 / s / 1e9, gflops = 2 * keys * heads * (576 + 512) / s / 1e9;
-    std::printf("mla   H %4ld rows %4ld at %5ld  %4.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n",
-                heads, rows, position, gbs, roof, gbs / roof, gflops, fma,
+    const double keys = static_cast<double>(rows) * static_cast<double>(position + 1);
+    const double gbs = keys * static_cast<double>(CachePositionBytes(shape)) / s / 1e9;
+    const double gflops = 2 * keys * static_cast<double>(heads) * (576 + 512) / s / 1e9;
+    std::printf("mla %-7s H %3ld rows %2ld at %4ld %5.1f %6.1f %6.2f  %8.1f %7.1f %6.2f  %9.1f\n",
+                DTypeName(cache), heads, rows, position, gbs, roof, gbs / roof, gflops, fma,
                 fma > 0 ? gflops / fma : 0, s * 1e6);
+  }
+
+  // A prompt's `rows` after `before` positions, in both forms in turns, from queries of Dn + Dr 128
+  // + 64 to outputs of Dv 128; q8 weights, bf16 cache.
+  void PromptForms(int64_t heads, int64_t rows, int64_t before) {
+    constexpr int64_t kR = 512, kDn = 128, kDr = 64, kDv = 128;
+    const MlaShape shape = {.num_heads = heads,
+                            .kv_lora_rank = kR,
+                            .qk_rope_head_dim = kDr,
+                            .softmax_scale = 0.1f,
+                            .cache_type = DType::kBf16};
+    const auto table = Blocks(shape, 1, before + rows);
+    std::vector<MlaRow> row;
+    for (int64_t t = 0; t < rows; ++t)
+      row.push_back({.block = table[0].data(), .position = static_cast<int32_t>(before + t)});
+    const std::vector<float> ones(16 * kR, 0.01f);
+    const auto matrices = [&](int64_t n, int64_t k) {
+      std::vector<PackedMatrix> all;
+      for (int64_t h = 0; h < heads; ++h) {
+        all.emplace_back(WeightFormat::kQ8, n, k);
+        for (int64_t i = 0; i < all.back().num_panels(); ++i) all.back().FillPanel(i, ones.data());
+      }
+      return all;
+    };
+    const auto w_uk = matrices(kR, kDn), w_k = matrices(kDn, kR), w_uv = matrices(kDv, kR);
+    const ExpandedShape expanded = {.latent = shape, .qk_nope_head_dim = kDn, .v_head_dim = kDv};
+    const ExpandedRun run = {.block = table[0].data(),
+                             .first = static_cast<int32_t>(before),
+                             .num_rows = static_cast<int32_t>(rows)};
+    std::vector<float> q(rows * heads * (kDn + kDr), 0.01f), q_rope(rows * heads * kDr, 0.01f),
+        q_latent(rows * heads * kR), o_latent(q_latent.size()), out(rows * heads * kDv);
+    std::vector<float> scratch(
+        std::max(MlaScratch(ctx, shape, row), MlaExpandedScratch(ctx, expanded, run)));
+    std::vector<MatMulJob> in, back;
+    for (int64_t h = 0; h < heads; ++h) {
+      in.push_back({.w = &w_uk[h],
+                    .x = q.data() + h * (kDn + kDr),
+                    .ldx = heads * (kDn + kDr),
+                    .m = rows,
+                    .y = q_latent.data() + h * kR,
+                    .ldy = heads * kR});
+      back.push_back({.w = &w_uv[h],
+                      .x = o_latent.data() + h * kR,
+                      .ldx = heads * kR,
+                      .m = rows,
+                      .y = out.data() + h * kDv,
+                      .ldy = heads * kDv});
+    }
+    double best[2] = {1e9, 1e9};
+    for (int round = 0; round < 3; ++round) {
+      best[0] = std::min(best[0], Good(seconds / 2, [&] {
+                           MatMul(ctx, in);
+                           MlaAttend(ctx, shape, row, q_latent.data(), q_rope.data(),
+                                     o_latent.data(), Rounding::kNone, scratch.data());
+                           MatMul(ctx, back);
+                         }));
+      best[1] = std::min(best[1], Good(seconds / 2, [&] {
+                           MlaExpanded(ctx, expanded, {.w_uk = w_k, .w_uv = w_uv}, run, q.data(),
+                                       q_rope.data(), out.data(), Rounding::kNone, scratch.data());
+                         }));
+    }
+    std::printf(
+        "prompt  H %3ld rows %4ld after %5ld: absorbed %9.1f us, expanded %9.1f us, %5.2f times\n",
+        heads, rows, before, best[0] * 1e6, best[1] * 1e6, best[0] / best[1]);
   }
 
   // DeepSeek-V2-Lite's layer (D 2048, F 1408): `experts` jobs of `m` rows each.
   void Ffn(WeightFormat format, int64_t experts, int64_t m) {
     constexpr int64_t kD = 2048, kF = 1408;
-    std::vector<FfnWeights> w(format == WeightFormat::kQ4   ? 72
-                              : format == WeightFormat::kQ8 ? 48
-                                                            : 24);
-    const std::vector<float> rows(16 * kD, 0.01f);
+    std::vector<FfnWeights> w(format == WeightFormat::kQ4                                   ? 72
+                              : format == WeightFormat::kQ8 || format == WeightFormat::kFp8 ? 48
+                                                                                            : 24);
     for (FfnWeights& expert : w) {
       expert = FfnWeights(format, kD, kF);
-      for (PackedMatrix* matrix : {&expert.gate, &expert.up, &expert.down}) {
-        for (int64_t i = 0; i < matrix->num_panels(); ++i) matrix->FillPanel(i, rows.data());
-      }
+      for (PackedMatrix* matrix : {&expert.gate, &expert.up, &expert.down}) Fill(matrix);
     }
     std::vector<float> x(m * kD, 0.25f), out(experts * m * kD);
     std::vector<FfnJob> jobs(experts);
@@ -155,10 +261,9 @@ struct Bench {
 
   void Shape(WeightFormat format, int64_t n, int64_t k) {
     std::vector<PackedMatrix> w;
-    std::vector<float> rows(16 * k, 0.5f);  // content costs no time
     for (int64_t bytes = 0; bytes < kColdBytes; bytes += w.back().bytes()) {
       w.emplace_back(format, n, k);
-      for (int64_t i = 0; i < w.back().num_panels(); ++i) w.back().FillPanel(i, rows.data());
+      Fill(&w.back());
     }
     for (int64_t m : {1, 2, 4, 8, 16, 64, 256, 512}) {
       if (only_rows > 0 && m != only_rows) continue;
@@ -188,7 +293,7 @@ int Main(int argc, char** argv) {
   app.add_option("--threads", threads, "threads of the pool")->check(CLI::Range(1, 256));
   app.add_option("--isa", isa_name, "instruction set: auto, avx512vnni, avx512, avx2 or portable");
   app.add_option("--seconds", seconds, "time of each measurement")->check(CLI::Range(0.001, 60.0));
-  app.add_option("--format", format_name, "only weights of this format: f32, bf16, q8 or q4");
+  app.add_option("--format", format_name, "only weights of this format: f32, bf16, fp8, q8 or q4");
   app.add_option("--rows", only_rows, "only products of this many rows");
   CLI11_PARSE(app, argc, argv);
 
@@ -209,11 +314,15 @@ int Main(int argc, char** argv) {
               "roof", "share", "GFLOP/s", "roof", "share", "us");
   for (int64_t heads : {16, 128}) {
     if (!format_name.empty() || only_rows > 0) break;
-    for (int64_t position : {100, 1000, 4000}) bench.Attention(heads, 1, position);
-    bench.Attention(heads, 16, 500);
+    for (const DType cache : {DType::kF32, DType::kBf16, DType::kF8E4M3}) {
+      for (int64_t position : {100, 1000, 4000, 8000}) bench.Attention(cache, heads, 1, position);
+      bench.Attention(cache, heads, 16, 500);
+    }
+    bench.PromptForms(heads, 512, 0);
+    if (heads == 16) bench.PromptForms(heads, 512, 1536);
   }
-  for (WeightFormat format :
-       {WeightFormat::kQ8, WeightFormat::kQ4, WeightFormat::kBf16, WeightFormat::kF32}) {
+  for (WeightFormat format : {WeightFormat::kQ8, WeightFormat::kQ4, WeightFormat::kFp8,
+                              WeightFormat::kBf16, WeightFormat::kF32}) {
     if (!format_name.empty() && format_name != WeightFormatName(format)) continue;
     for (int64_t m : {1, 4, 16, 64, 192}) {
       if (only_rows == 0 || m == only_rows) bench.Ffn(format, 6, m);

@@ -80,16 +80,19 @@ uint32_t OfflineModel::BestToken(int64_t i) const {
   return static_cast<uint32_t>(std::max_element(begin, begin + vocab) - begin);
 }
 
-uint32_t OfflineModel::PromptToken(int64_t sequence, int64_t position) const {
-  return static_cast<uint32_t>((3 + position * 7919 + sequence * 104729) %
-                               stack_->checkpoint().config().vocab_size);
+attention::StepRow OfflineModel::PromptRow(int32_t sequence, int32_t position) const {
+  const int64_t id = (3 + int64_t{position} * 7919 + int64_t{sequence} * 104729) %
+                     stack_->checkpoint().config().vocab_size;
+  return {static_cast<uint32_t>(id), position, sequence, stack_->profile().expands_prompts()};
 }
 
-double OfflineModel::Ops(int64_t position) const {
+double OfflineModel::Ops(const attention::StepRow& row) const {
   const model::ModelConfig& c = stack_->checkpoint().config();
+  const int64_t values =
+      row.expanded ? c.qk_nope_head_dim + c.v_head_dim : int64_t{2} * c.kv_lora_rank;
   const double per_key = static_cast<double>(c.num_hidden_layers * c.num_attention_heads *
-                                             (2 * c.kv_lora_rank + c.qk_rope_head_dim));
-  return 2 * (active_weights_ + per_key * static_cast<double>(position + 1));
+                                             (values + c.qk_rope_head_dim));
+  return 2 * (active_weights_ + per_key * (row.position + 1));
 }
 
 std::optional<Arithmetic> OfflineModel::Roof() const {

@@ -26,13 +26,14 @@ class OfflineModel {
   Status Step(std::span<const attention::StepRow> rows, std::span<const int32_t> wanted);
   std::span<const float> logits() const { return logits_; }
   uint32_t BestToken(int64_t i) const;  // the most likely id of the i-th wanted row
-  // Some id, the same in every run.
-  uint32_t PromptToken(int64_t sequence, int64_t position) const;
+  // Some id, the same in every run, as a prompt's row.
+  attention::StepRow PromptRow(int32_t sequence, int32_t position) const;
 
   // Bytes of packed weights that a step of one row reads; of many rows: at least.
   double ActiveBytes() const { return active_bytes_; }
-  // Multiplications and additions for one row at `position`: weights, and absorbed attention.
-  double Ops(int64_t position) const;
+  // Multiplications and additions for one row: weights, and attention in the row's form. (Expanded,
+  // a step makes the keys of earlier ones anew; those products are not counted.)
+  double Ops(const attention::StepRow& row) const;
   // The arithmetic roof that binds steps of many rows: of the instruction that its products use;
   // none for portable ones.
   std::optional<Arithmetic> Roof() const;

@@ -39,6 +39,7 @@ int RunCluster(const std::string& command, int argc, char** argv) {
   flags.Add("--link-spin-us", &options.node.link_spin_us,
             "how long threads ask their links before they sleep; -1: 0, for processes share cores");
   AddDispatchFlag(&flags, &options.dispatch);
+  AddPackedCacheFlags(&flags, &options.packed_cache);
   AddEngineFlags(&flags, &options.engine);
   AddFrontDoorFlags(&flags, &options.max_concurrent_requests, &options.max_queued_requests);
   AddPlannerFlags(&flags, &options.min_replicas, &options.settle);

@@ -50,6 +50,7 @@ ChildSpec AttentionChild(const ClusterOptions& options, int idx,
   attention.node = ChildNode(options, "attention", idx, routers);
   attention.engine = options.engine;
   attention.dispatch = options.dispatch;
+  attention.packed_cache = options.packed_cache;
   return {"attention", attention.node.name, AttentionArguments(attention, options.process)};
 }
 
@@ -59,6 +60,7 @@ ChildSpec ExpertChild(const ClusterOptions& options, int idx,
   expert.node = ChildNode(options, "expert", idx, routers);
   expert.memory_budget_bytes = options.memory_budget_bytes;
   expert.merge = options.merge;
+  expert.packed_cache = options.packed_cache;
   return {"expert", expert.node.name, ExpertArguments(expert, options.process)};
 }
 
@@ -73,6 +75,7 @@ Status CheckClusterOptions(const ClusterOptions& options) {
   ATL_RETURN_IF_ERROR(CheckCount("--routers", options.num_routers));
   ATL_RETURN_IF_ERROR(CheckCount("--attention", options.num_attention));
   ATL_RETURN_IF_ERROR(CheckCount("--experts", options.num_experts));
+  ATL_RETURN_IF_ERROR(weights::CheckPackedCacheOptions(options.packed_cache));
   return CheckNodeOptions(options.node);
 }
 

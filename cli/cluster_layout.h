@@ -26,6 +26,7 @@ struct ClusterOptions {
   absl::Duration settle = absl::Milliseconds(300);
   int64_t memory_budget_bytes = 0;
   bool merge = true;
+  weights::PackedCacheOptions packed_cache;  // of attention and expert processes
 };
 
 struct ClusterLayout {

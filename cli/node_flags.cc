@@ -56,7 +56,9 @@ void AddModelFlags(FlagSet* flags, cluster::NodeOptions* node) {
   flags->Add("--model", &node->model_dir,
              "folder of the checkpoint, HuggingFace layout (required)");
   if (node->profile.empty()) node->profile = model::kDefaultProfile;
-  flags->Add("--profile", &node->profile, "numeric profile: " + Join(model::ProfileNames()));
+  flags->Add("--profile", &node->profile,
+             "numeric profile: " + Join(model::ProfileNames()) + "; behind it any of " +
+                 Join(model::ProfileSuffixes()));
 }
 
 void AddServerFlags(FlagSet* flags, cluster::NodeOptions* node, ProcessFlags* process) {
@@ -130,6 +132,15 @@ void AddDispatchFlag(FlagSet* flags, std::string* dispatch) {
                   "gate and fan out in router processes, or inside the attention node");
 }
 
+void AddPackedCacheFlags(FlagSet* flags, weights::PackedCacheOptions* packed_cache) {
+  flags->Add("--packed-cache", &packed_cache->dir,
+             "folder that keeps packed weights for the next start; processes may share it");
+  flags->AddSwitch(
+      "--map-weights", &packed_cache->map,
+      "map files of --packed-cache instead of copying them: processes that hold the same "
+      "weights share the memory, decoding is slower");
+}
+
 Status CheckNodeOptions(const cluster::NodeOptions& node) {
   if (node.model_dir.empty()) return InvalidArgument("--model DIR is required (or ATOLL_MODEL)");
   ATL_RETURN_IF_ERROR(Annotate(model::FindProfile(node.profile).status(), "--profile"));
@@ -186,6 +197,13 @@ std::vector<std::string> EngineArguments(const attention::EngineOptions& engine)
   arguments.Add("--micro-batches", int64_t{engine.micro_batches});
   arguments.Add("--context", engine.context_length);
   arguments.Add("--speculate", int64_t{engine.speculate});
+  return arguments.Take();
+}
+
+std::vector<std::string> PackedCacheArguments(const weights::PackedCacheOptions& packed_cache) {
+  Arguments arguments;
+  arguments.Add("--packed-cache", packed_cache.dir);
+  if (packed_cache.map) arguments.Add("--map-weights", true);
   return arguments.Take();
 }
 

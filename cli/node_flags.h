@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "cli/flag_set.h"
 #include "cluster/node_options.h"
+#include "weights/packed_cache.h"
 
 namespace atl::cli {
 
@@ -34,6 +35,8 @@ void AddEngineFlags(FlagSet* flags, attention::EngineOptions* engine);
 // --speculate: of the engine, and of routers, which place the MTP layer's experts if it is not 0.
 void AddSpeculateFlag(FlagSet* flags, int* speculate);
 void AddDispatchFlag(FlagSet* flags, std::string* dispatch);
+// --packed-cache, --map-weights: of what holds packed weights.
+void AddPackedCacheFlags(FlagSet* flags, weights::PackedCacheOptions* packed_cache);
 
 // REQUIRES: the flags above were parsed into them. InvalidArgument says which flag is wrong.
 Status CheckNodeOptions(const cluster::NodeOptions& node);
@@ -42,6 +45,7 @@ Status CheckNodeOptions(const cluster::NodeOptions& node);
 std::vector<std::string> NodeArguments(const cluster::NodeOptions& node,
                                        const ProcessFlags& process);
 std::vector<std::string> EngineArguments(const attention::EngineOptions& engine);
+std::vector<std::string> PackedCacheArguments(const weights::PackedCacheOptions& packed_cache);
 
 LogLevel ParseLogLevel(const std::string& name);  // "debug", "info", "warning", else error
 

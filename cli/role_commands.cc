@@ -33,7 +33,8 @@ int RunAttention(const std::string& command, int argc, char** argv) {
   FlagSet flags(command, "An attention node: attention layers, latent cache, sampling.");
   AddAttentionFlags(&flags, &options, &process);
   if (const auto code = flags.Parse(argc, argv)) return *code;
-  const Status checked = CheckNodeOptions(options.node);
+  Status checked = CheckNodeOptions(options.node);
+  if (checked.ok()) checked = weights::CheckPackedCacheOptions(options.packed_cache);
   if (!checked.ok()) return flags.Mistake(std::string(checked.message()));
 
   BlockEndSignals();
@@ -48,7 +49,8 @@ int RunExpert(const std::string& command, int argc, char** argv) {
   FlagSet flags(command, "An expert node: holds some experts' weights and computes rows for them.");
   AddExpertNodeFlags(&flags, &options, &process);
   if (const auto code = flags.Parse(argc, argv)) return *code;
-  const Status checked = CheckNodeOptions(options.node);
+  Status checked = CheckNodeOptions(options.node);
+  if (checked.ok()) checked = weights::CheckPackedCacheOptions(options.packed_cache);
   if (!checked.ok()) return flags.Mistake(std::string(checked.message()));
 
   BlockEndSignals();

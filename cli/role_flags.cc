@@ -10,6 +10,10 @@ void AddNodeFlags(FlagSet* flags, cluster::NodeOptions* node, ProcessFlags* proc
   AddServerFlags(flags, node, process);
 }
 
+void Append(std::vector<std::string> more, std::vector<std::string>* arguments) {
+  for (std::string& argument : more) arguments->push_back(std::move(argument));
+}
+
 }  // namespace
 
 void AddFrontDoorFlags(FlagSet* flags, int* max_concurrent_requests, int* max_queued_requests) {
@@ -47,6 +51,7 @@ void AddAttentionFlags(FlagSet* flags, attention::AttentionServerOptions* option
   options->node.join = {kDefaultJoin};
   AddNodeFlags(flags, &options->node, process);
   AddDispatchFlag(flags, &options->dispatch);
+  AddPackedCacheFlags(flags, &options->packed_cache);
   AddEngineFlags(flags, &options->engine);
 }
 
@@ -54,6 +59,7 @@ void AddExpertNodeFlags(FlagSet* flags, expert::ExpertServerOptions* options,
                         ProcessFlags* process) {
   options->node.join = {kDefaultJoin};
   AddNodeFlags(flags, &options->node, process);
+  AddPackedCacheFlags(flags, &options->packed_cache);
   AddExpertFlags(flags, &options->memory_budget_bytes, &options->merge);
 }
 
@@ -75,8 +81,8 @@ std::vector<std::string> AttentionArguments(const attention::AttentionServerOpti
                                             const ProcessFlags& process) {
   std::vector<std::string> arguments = NodeArguments(options.node, process);
   arguments.push_back("--dispatch=" + options.dispatch);
-  for (std::string& argument : EngineArguments(options.engine))
-    arguments.push_back(std::move(argument));
+  Append(EngineArguments(options.engine), &arguments);
+  Append(PackedCacheArguments(options.packed_cache), &arguments);
   return arguments;
 }
 
@@ -85,6 +91,7 @@ std::vector<std::string> ExpertArguments(const expert::ExpertServerOptions& opti
   std::vector<std::string> arguments = NodeArguments(options.node, process);
   arguments.push_back(absl::StrFormat("--memory-budget=%d", options.memory_budget_bytes));
   arguments.push_back(options.merge ? "--merge=true" : "--merge=false");
+  Append(PackedCacheArguments(options.packed_cache), &arguments);
   return arguments;
 }
 

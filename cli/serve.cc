@@ -47,7 +47,10 @@ class ServeProcessImpl : public ServeProcess {
     stack_options.threads = options.node.threads;
     stack_options.dispatch = options.dispatch;
     stack_options.engine = options.engine;
+    stack_options.packed_cache = options.packed_cache;
     ATL_ASSIGN_OR_RETURN(stack_, local::LocalStack::Open(stack_options));
+    LogInfo("loaded %s",
+            stack_->packed_cache().Summary(absl::ToDoubleSeconds(stack_->load_time())));
     ATL_ASSIGN_OR_RETURN(model_,
                          front_door::LoadServedModel(&stack_->checkpoint(), stack_->profile()));
     directory_ = std::make_unique<LocalDirectory>(stack_->engine());

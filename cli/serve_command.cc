@@ -15,11 +15,13 @@ int RunServe(const std::string& command, int argc, char** argv) {
   AddModelFlags(&flags, &options.node);
   AddListenFlags(&flags, &options.node);
   AddDispatchFlag(&flags, &options.dispatch);
+  AddPackedCacheFlags(&flags, &options.packed_cache);
   AddEngineFlags(&flags, &options.engine);
   AddFrontDoorFlags(&flags, &options.max_concurrent_requests, &options.max_queued_requests);
   AddServerFlags(&flags, &options.node, &process);
   if (const auto code = flags.Parse(argc, argv)) return *code;
-  const Status checked = CheckNodeOptions(options.node);
+  Status checked = CheckNodeOptions(options.node);
+  if (checked.ok()) checked = weights::CheckPackedCacheOptions(options.packed_cache);
   if (!checked.ok()) return flags.Mistake(std::string(checked.message()));
 
   BlockEndSignals();

@@ -14,8 +14,8 @@ int64_t NumLayers(const model::ModelConfig& config) {
 }  // namespace
 
 ExpertStore::ExpertStore(const model::Checkpoint* checkpoint, const model::NumericProfile& profile,
-                         int64_t budget_bytes)
-    : checkpoint_(checkpoint), profile_(profile), budget_bytes_(budget_bytes) {
+                         int64_t budget_bytes, weights::PackedCache* cache)
+    : checkpoint_(checkpoint), profile_(profile), budget_bytes_(budget_bytes), cache_(cache) {
   const model::ModelConfig& config = checkpoint->config();
   held_.resize(NumLayers(config));
   for (auto& layer : held_) layer.resize(config.num_expert_ids());
@@ -39,8 +39,9 @@ Status ExpertStore::Load(ExpertKey key, ThreadPool* pool) {
     }
     bytes_held_ += bytes;  // reserved while it is read, without the lock
   }
-  StatusOr<kernels::FfnWeights> weights = weights::LoadFfn(
-      *checkpoint_, model::ExpertPrefix(config, key.layer, key.expert), profile_.weights, pool);
+  StatusOr<kernels::FfnWeights> weights =
+      weights::LoadFfn(*checkpoint_, model::ExpertPrefix(config, key.layer, key.expert),
+                       profile_.weights, pool, cache_);
   std::shared_ptr<HeldExpert> expert;
   if (weights.ok()) {
     expert = std::make_shared<HeldExpert>();

@@ -14,6 +14,7 @@
 #include "kernels/ffn.h"
 #include "model/checkpoint.h"
 #include "model/profile.h"
+#include "weights/packed_cache.h"
 
 namespace atl::expert {
 
@@ -35,13 +36,14 @@ struct HeldExpert {
 // Thread-safe. Readers keep an expert alive by the shared_ptr that Find gives.
 class ExpertStore {
  public:
-  // `checkpoint` must outlive the store. budget_bytes bounds the packed weights held (0: no bound).
+  // `checkpoint` and `cache` (null: none) must outlive the store. budget_bytes bounds the packed
+  // weights held, mapped ones included (0: no bound).
   ExpertStore(const model::Checkpoint* checkpoint, const model::NumericProfile& profile,
-              int64_t budget_bytes);
+              int64_t budget_bytes, weights::PackedCache* cache = nullptr);
 
-  // Reads and packs, on `pool`'s threads (null: the caller's). OK if it is held already.
-  // ResourceExhausted: over budget; InvalidArgument: the model has no such expert; DataLoss: bad
-  // weights, the expert is then not held and the message names the tensor.
+  // Takes it from the cache, or reads and packs, on `pool`'s threads (null: the caller's). OK if it
+  // is held already. ResourceExhausted: over budget; InvalidArgument: the model has no such expert;
+  // DataLoss: bad weights, the expert is then not held and the message names the tensor.
   Status Load(ExpertKey key, ThreadPool* pool);
   Status Unload(ExpertKey key);  // NotFound
 
@@ -58,6 +60,7 @@ class ExpertStore {
   const model::Checkpoint* const checkpoint_;
   const model::NumericProfile profile_;
   const int64_t budget_bytes_;
+  weights::PackedCache* const cache_;
   mutable absl::Mutex mu_;
   std::vector<std::vector<std::shared_ptr<HeldExpert>>> held_
       ABSL_GUARDED_BY(mu_);  // [layer][expert]

@@ -62,6 +62,7 @@ class ExpertServerImpl : public ExpertServer {
   // Own synchronisation, in the order they are made; each uses those before it.
   std::atomic<bool> draining_{false};
   std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<weights::PackedCache> packed_cache_;
   std::unique_ptr<ExpertStore> store_;
   cluster::LoopThread loop_;
   std::unique_ptr<ExpertEngine> engine_;             // on loop_
@@ -95,7 +96,10 @@ Status ExpertServerImpl::OpenModel() {
                                                                         : options_.node.profile));
   info_ = cluster::MakeNodeInfo(options_.node, cluster::pb::NODE_ROLE_EXPERT,
                                 checkpoint_->revision(), model::NumericsId(profile_));
-  store_ = std::make_unique<ExpertStore>(checkpoint_.get(), profile_, options_.memory_budget_bytes);
+  packed_cache_ = std::make_unique<weights::PackedCache>(options_.packed_cache,
+                                                         checkpoint_->revision(), profile_);
+  store_ = std::make_unique<ExpertStore>(checkpoint_.get(), profile_, options_.memory_budget_bytes,
+                                         packed_cache_.get());
   info_.set_memory_budget_bytes(options_.memory_budget_bytes);
   info_.set_routed_expert_bytes(store_->ExpertBytes(/*shared=*/false));
   info_.set_shared_expert_bytes(store_->ExpertBytes(/*shared=*/true));

@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "cluster/node_options.h"
+#include "weights/packed_cache.h"
 
 namespace atl::expert {
 
@@ -13,6 +14,7 @@ struct ExpertServerOptions {
   cluster::NodeOptions node;
   int64_t memory_budget_bytes = 0;  // of packed weights; 0: no bound
   bool merge = true;
+  weights::PackedCacheOptions packed_cache;
 };
 
 class ExpertServer {

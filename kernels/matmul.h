@@ -2,7 +2,7 @@
 // builds).
 //
 // Bits, float weights: y[m, n] is one chain acc = fma(x[m, k], w[n, k], acc) over k = 0, 1, ...,
-// K-1 from acc = 0, in float32.
+// K-1 from acc = 0, in float32. kFp8 weights are float weights: w is v * scale, rounded to float32.
 //
 // Bits, quantised weights: inputs become int8, a scale for each row and each 32 values of K:
 //   sx = max |x| / 127, q = x * (127 / max |x|) rounded to nearest, ties to even; each operation in

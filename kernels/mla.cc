@@ -1,8 +1,7 @@
 #include "kernels/mla.h"
 
-#include <cstring>
+#include <algorithm>
 
-#include "base/check.h"
 #include "kernels/cpu/table.h"
 #include "kernels/mla_paths.h"
 #include "kernels/parallel.h"
@@ -12,42 +11,48 @@ namespace {
 
 static_assert(kBlockKeys == kCacheBlock && kSegmentKeys == kSegment);
 
-// Whether all threads work on one row after another rather than each on rows of its own. Four
-// parallel loops a window cost some 10 microseconds: less than 4096 scores are sooner done by one
-// thread.
-bool BySegments(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows) {
+enum class Path { kRows, kSegments, kWholeSegments };
+
+// Whether the rows' segments, dealt out whole, keep all threads busy most of the time.
+bool SegmentsKeepBusy(int64_t threads, std::span<const MlaRow> rows) {
+  int64_t full = 0, longest_rest = 0, keys = 0;
+  for (const MlaRow& row : rows) {
+    const int64_t own = row.position + int64_t{1};
+    keys += own;
+    full += own / kSegment;
+    longest_rest = std::max(longest_rest, own % kSegment);
+  }
+  const int64_t rounds = full / threads;
+  const int64_t last = full % threads == 0 ? longest_rest : kSegment;
+  return 5 * keys >= 4 * threads * (rounds * kSegment + last);
+}
+
+// All threads work on one row after another if each could not have rows, or heads of them, of its
+// own. Loops over the threads cost some 10 microseconds a row: less than 4096 scores are sooner
+// done by one thread.
+Path Choose(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows) {
   const int64_t threads = NumSlots(ctx), num_rows = static_cast<int64_t>(rows.size());
-  if (threads == 1 || num_rows * ((shape.num_heads + 15) / 16) >= 2 * threads) return false;
+  if (threads == 1 || num_rows >= 2 * threads) return Path::kRows;
   int64_t scores = 0;
   for (const MlaRow& row : rows) scores += (row.position + int64_t{1}) * shape.num_heads;
-  return scores >= 4096;
+  if (scores < 4096) return Path::kRows;
+  if (num_rows == 1 && SegmentsKeepBusy(threads, rows)) return Path::kWholeSegments;
+  return num_rows * ((shape.num_heads + 15) / 16) >= 2 * threads ? Path::kRows : Path::kSegments;
 }
 
 }  // namespace
 
-int64_t CacheBlockBytes(const MlaShape& shape) {
-  return kCacheBlock * (shape.kv_lora_rank + shape.qk_rope_head_dim) * DTypeBytes(shape.cache_type);
-}
-
-void StoreLatent(const MlaShape& shape, const float* c_kv, const float* k_rope, std::byte* block,
-                 int64_t position_in_block) {
-  ATL_DCHECK(position_in_block >= 0 && position_in_block < kCacheBlock);
-  const int64_t r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
-  if (shape.cache_type == DType::kBf16) {
-    Bf16* to = reinterpret_cast<Bf16*>(block) + position_in_block * (r + dr);
-    for (int64_t i = 0; i < r; ++i) to[i] = F32ToBf16(c_kv[i]);
-    for (int64_t i = 0; i < dr; ++i) to[r + i] = F32ToBf16(k_rope[i]);
-    return;
-  }
-  ATL_DCHECK(shape.cache_type == DType::kF32);
-  float* to = reinterpret_cast<float*>(block) + position_in_block * (r + dr);
-  std::memcpy(to, c_kv, r * sizeof(float));
-  std::memcpy(to + r, k_rope, dr * sizeof(float));
-}
-
 int64_t MlaScratch(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows) {
   const MlaCall call = {.ctx = ctx, .shape = shape, .rows = rows};
-  return BySegments(ctx, shape, rows) ? MlaBySegmentsScratch(call) : MlaByRowsScratch(call);
+  switch (Choose(ctx, shape, rows)) {
+    case Path::kRows:
+      return MlaByRowsScratch(call);
+    case Path::kSegments:
+      return MlaBySegmentsScratch(call);
+    case Path::kWholeSegments:
+      return MlaByWholeSegmentsScratch(call);
+  }
+  return 0;
 }
 
 void MlaAttend(const KernelContext& ctx, const MlaShape& shape, std::span<const MlaRow> rows,
@@ -60,10 +65,13 @@ void MlaAttend(const KernelContext& ctx, const MlaShape& shape, std::span<const 
                         .q_rope = q_rope,
                         .out = out,
                         .rounding = rounding};
-  if (BySegments(ctx, shape, rows)) {
-    MlaBySegments(call, scratch);
-  } else {
-    MlaByRows(call, scratch);
+  switch (Choose(ctx, shape, rows)) {
+    case Path::kRows:
+      return MlaByRows(call, scratch);
+    case Path::kSegments:
+      return MlaBySegments(call, scratch);
+    case Path::kWholeSegments:
+      return MlaByWholeSegments(call, scratch);
   }
 }
 

@@ -1,6 +1,6 @@
-// Multi-head latent attention over a paged latent cache, absorbed form: the only one the default
-// profiles use. Source: DeepSeek-V2 paper (arXiv 2405.04434) section 2.1; DeepSeek-V3
-// inference/model.py `MLA`, "absorb".
+// Multi-head latent attention over a paged latent cache, absorbed form: the only one the profiles
+// use but for those with +expanded (mla_expanded.h). Source: DeepSeek-V2 paper (arXiv 2405.04434)
+// section 2.1; DeepSeek-V3 inference/model.py `MLA`, "absorb".
 #pragma once
 
 #include <cstdint>
@@ -19,11 +19,19 @@ struct MlaShape {
   int64_t kv_lora_rank = 0;        // R
   int64_t qk_rope_head_dim = 0;    // Dr
   float softmax_scale = 0;         // (Dn + Dr)^-1/2 times YarnSoftmaxFactor
-  DType cache_type = DType::kF32;  // kF32 or kBf16
+  DType cache_type = DType::kF32;  // kF32, kBf16 or kF8E4M3
 };
 
-// Bytes of one block of one layer: 64 positions of R + Dr values, c_kv then k_rope, position after
-// position.
+// Bytes of one position of one layer, c_kv then k_rope.
+//   kF32, kBf16  R + Dr values as named.
+//   kF8E4M3      DeepSeek's layout (FlashMLA's "V32" cache): R codes, padded to a multiple of 4; a
+//                float32 scale for each 128 of them; Dr bf16. 656 bytes for 512 + 64. A value is
+//                code * scale, rounded to float32; scale = max |c_kv| / 448 over its 128, code =
+//                c_kv * (448 / max |c_kv|) to the nearest e4m3, ties to even, each operation in
+//                float32. A maximum under 2^-100 counts as 0: scale and codes are 0. 128 with NaN
+//                or infinity among them have a scale of NaN.
+int64_t CachePositionBytes(const MlaShape& shape);
+// Of one block of one layer: 64 positions, one after another.
 int64_t CacheBlockBytes(const MlaShape& shape);
 
 // Writes one position into a block: c_kv [R] (already normed) and k_rope [Dr] (already rotated),

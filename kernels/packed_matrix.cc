@@ -1,13 +1,38 @@
 #include "kernels/packed_matrix.h"
 
 #include <algorithm>
+#include <bit>
+#include <cstring>
 #include <utility>
 
 #include "base/check.h"
 #include "base/dtype.h"
+#include "kernels/cpu/table.h"
+#include "kernels/fp8_panel.h"
+#include "kernels/panel_tile.h"
 #include "kernels/quant_panel.h"
 
 namespace atl::kernels {
+namespace {
+
+// As F32ToBf16 does with numbers; without a branch, so that loops are vectorised.
+uint32_t RoundUpperHalf(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  return bits + 0x7fff + (bits >> 16 & 1);
+}
+
+// `pairs` lines of words: k in the lower half, k + 1 in the upper.
+void StoreBf16(const PanelTile& tile, int64_t pairs, std::byte* out) {
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    const float *even = tile.w[2 * pair], *odd = tile.w[2 * pair + 1];
+    alignas(64) uint32_t words[PanelTile::kLanes];
+    for (int64_t lane = 0; lane < PanelTile::kLanes; ++lane)
+      words[lane] = (RoundUpperHalf(odd[lane]) & 0xffff0000u) | RoundUpperHalf(even[lane]) >> 16;
+    std::memcpy(out + pair * sizeof words, words, sizeof words);
+  }
+}
+
+}  // namespace
 
 const char* WeightFormatName(WeightFormat format) {
   switch (format) {
@@ -19,6 +44,8 @@ const char* WeightFormatName(WeightFormat format) {
       return "q8";
     case WeightFormat::kQ4:
       return "q4";
+    case WeightFormat::kFp8:
+      return "fp8";
   }
   return "unknown";
 }
@@ -38,28 +65,31 @@ PackedMatrix::PackedMatrix(WeightFormat format, int64_t n, int64_t k,
 // the upper: one 64-byte load gives two k's of 16 outputs, a shift and a mask away from float32.
 int64_t PackedMatrix::PanelBytes(WeightFormat format, int64_t k) {
   if (IsQuantized(format)) return QuantPanelBytes(format == WeightFormat::kQ4, k);
+  if (format == WeightFormat::kFp8) return Fp8PanelBytes(k);
   return format == WeightFormat::kBf16 ? (k + 1) / 2 * 64 : k * 64;
 }
 
+void PackedMatrix::FillFp8Panel(int64_t i, const uint8_t* codes, const float* scale) {
+  ATL_CHECK(format_ == WeightFormat::kFp8);
+  ATL_DCHECK(i >= 0 && i < num_panels());
+  PackFp8Panel(codes, scale, std::min(kPanel, n_ - i * kPanel), k_, data_ + i * panel_bytes());
+}
+
 void PackedMatrix::FillPanel(int64_t i, const float* rows) {
+  ATL_CHECK(format_ != WeightFormat::kFp8);
   ATL_DCHECK(i >= 0 && i < num_panels());
   std::byte* panel = data_ + i * panel_bytes();
   const int64_t num = std::min(kPanel, n_ - i * kPanel);
   if (IsQuantized(format_))
     return FillQuantPanel(format_ == WeightFormat::kQ4, rows, num, k_, panel);
-  if (format_ == WeightFormat::kF32) {
-    float* out = reinterpret_cast<float*>(panel);
-    for (int64_t k = 0; k < k_; ++k) {
-      for (int64_t lane = 0; lane < num; ++lane) out[k * kPanel + lane] = rows[lane * k_ + k];
-    }
-    return;
-  }
-  uint32_t* out = reinterpret_cast<uint32_t*>(panel);
-  for (int64_t k = 0; k < k_; k += 2) {
-    for (int64_t lane = 0; lane < num; ++lane) {
-      const float* from = rows + lane * k_ + k;
-      const uint32_t high = k + 1 < k_ ? F32ToBf16(from[1]) : 0;
-      out[k / 2 * kPanel + lane] = high << 16 | F32ToBf16(from[0]);
+  for (int64_t at = 0; at < k_; at += PanelTile::kRows) {
+    PanelTile tile;
+    TurnRows(rows, num, k_, at, &tile);
+    const int64_t count = std::min(PanelTile::kRows, k_ - at);
+    if (format_ == WeightFormat::kF32) {
+      std::memcpy(panel + at * sizeof tile.w[0], tile.w, count * sizeof tile.w[0]);
+    } else {
+      StoreBf16(tile, (count + 1) / 2, panel + at / 2 * sizeof tile.w[0]);
     }
   }
 }
@@ -69,6 +99,7 @@ void PackedMatrix::ReadRow(int64_t n, float* out) const {
   const std::byte* start = panel(n / kPanel);
   const int64_t lane = n % kPanel;
   if (IsQuantized(format_)) return ReadQuantRow(format_ == WeightFormat::kQ4, start, lane, k_, out);
+  if (format_ == WeightFormat::kFp8) return ReadFp8Row(start, lane, k_, out);
   if (format_ == WeightFormat::kF32) {
     for (int64_t k = 0; k < k_; ++k)
       out[k] = reinterpret_cast<const float*>(start)[k * kPanel + lane];

@@ -18,8 +18,15 @@ namespace atl::kernels {
 //                magnitude (of two such the negative one), negated and rounded to bf16;
 //                v / 16 = w * (1 / (16 scale)) rounded to nearest, ties to even.
 //                (Reciprocals and products in float32; v is cut to its range.)
-// A group whose scale is under 2^-100 is kept as zeros.
-enum class WeightFormat : uint8_t { kF32 = 1, kBf16 = 2, kQ8 = 3, kQ4 = 4 };
+//   kFp8         FP8 blocks as DeepSeek publishes them: e4m3, a float32 scale for 128 x 128; each
+//                panel has its own copy of its scales: 8.02 bits a weight. w = v * scale, rounded
+//                once to float32.
+// A group of kQ8 or kQ4 whose scale is under 2^-100 is kept as zeros.
+enum class WeightFormat : uint8_t { kF32 = 1, kBf16 = 2, kQ8 = 3, kQ4 = 4, kFp8 = 5 };
+
+// Raised whenever the bytes of a panel change for the same weights: what keeps panels on disk
+// compares it.
+inline constexpr int kPackedLayoutVersion = 1;
 
 const char* WeightFormatName(WeightFormat format);
 
@@ -50,13 +57,18 @@ class PackedMatrix {
 
   // Fills panel `i` from rows [16 i, min(16 i + 16, N)) of W given as finite float32 [rows, K],
   // row-major. kBf16 rounds to nearest even (exact where the source was bf16). Different panels may
-  // be filled at the same time.
+  // be filled at the same time. REQUIRES: not kFp8, whose blocks are larger than a panel.
   void FillPanel(int64_t i, const float* rows);
+  // The same for kFp8: e4m3 codes [rows, K], none of them NaN, and the scales [ceil(K / 128)] that
+  // these rows have in common. REQUIRES: |scale| < kFp8ScaleLimit.
+  void FillFp8Panel(int64_t i, const uint8_t* codes, const float* scale);
 
   // Row `n` back as float32 [K] (embedding look-up of a tied head, tests).
   void ReadRow(int64_t n, float* out) const;
 
   static constexpr int64_t kPanel = 16;
+  static constexpr int64_t kFp8Block = 128;        // rows and columns that share a scale
+  static constexpr float kFp8ScaleLimit = 256.0f;  // the kernels multiply scales by 2^120
 
   static int64_t PanelBytes(WeightFormat format, int64_t k);
   // bytes() of a matrix that does not exist yet.

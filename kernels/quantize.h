@@ -20,6 +20,8 @@ inline PanelFormat PanelFormatOf(WeightFormat format) {
       return PanelFormat::kQ8;
     case WeightFormat::kQ4:
       return PanelFormat::kQ4;
+    case WeightFormat::kFp8:
+      return PanelFormat::kFp8;
   }
   return PanelFormat::kF32;
 }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
 #include "router_service/dispatch/inline_fabric.h"
 #include "router_service/dispatch/remote_fabric.h"
 #include "transport/link.h"
@@ -32,12 +33,16 @@ StatusOr<std::unique_ptr<LocalStack>> LocalStack::Open(const LocalStackOptions& 
       ThreadPoolOptions{.num_threads = options.threads > 0 ? options.threads : cores});
   ATL_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
   ATL_ASSIGN_OR_RETURN(stack->ctx_, kernels::MakeKernelContext(isa, stack->pool_.get()));
+  const absl::Time begin = absl::Now();
+  stack->packed_cache_ = std::make_unique<weights::PackedCache>(
+      options.packed_cache, checkpoint.revision(), stack->profile_);
   ATL_ASSIGN_OR_RETURN(stack->weights_,
                        attention::LoadModelWeights(checkpoint, stack->profile_,
                                                    stack->engine_options_.context_length, with_mtp,
-                                                   stack->pool_.get()));
+                                                   stack->pool_.get(), stack->packed_cache_.get()));
   ATL_ASSIGN_OR_RETURN(stack->gates_, dispatch::GateWeights::Load(checkpoint, stack->pool_.get()));
   ATL_RETURN_IF_ERROR(stack->LoadExperts(options));
+  stack->load_time_ = absl::Now() - begin;
   stack->Connect(options);
   stack->engine_ = std::make_unique<attention::Engine>(
       &stack->loop_, stack->ctx_, stack->weights_.get(), stack->fabric_.get(),
@@ -49,8 +54,8 @@ Status LocalStack::LoadExperts(const LocalStackOptions& options) {
   const model::ModelConfig& c = checkpoint_->config();
   const int num_nodes = std::max(1, options.num_expert_nodes);
   for (int i = 0; i < num_nodes; ++i) {
-    nodes_.push_back(
-        {.store = std::make_unique<expert::ExpertStore>(checkpoint_.get(), profile_, 0)});
+    nodes_.push_back({.store = std::make_unique<expert::ExpertStore>(checkpoint_.get(), profile_, 0,
+                                                                     packed_cache_.get())});
   }
   for (int32_t layer = 0; layer < static_cast<int32_t>(weights_->layers.size()); ++layer) {
     if (!c.is_moe_layer(layer)) continue;

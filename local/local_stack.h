@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "attention_service/engine.h"
 #include "attention_service/model_weights.h"
 #include "base/status.h"
@@ -22,6 +23,7 @@
 #include "router_service/dispatch/dispatcher.h"
 #include "router_service/dispatch/gate_weights.h"
 #include "transport/event_loop.h"
+#include "weights/packed_cache.h"
 
 namespace atl::local {
 
@@ -33,6 +35,7 @@ struct LocalStackOptions {
   std::string dispatch =
       "service";  // "service": frames through a router's server; "inline": the dispatcher directly
   attention::EngineOptions engine;
+  weights::PackedCacheOptions packed_cache;
   bool with_mtp = false;     // load the MTP layer even if the engine does not speculate
   int num_expert_nodes = 1;  // engines, each with its share of the experts
   // Which node holds (layer, expert); empty: expert modulo nodes.
@@ -62,6 +65,9 @@ class LocalStack {
   transport::EventLoop* loop() { return &loop_; }
   int num_expert_nodes() const { return static_cast<int>(nodes_.size()); }
   const expert::ExpertStore& store(int node) const { return *nodes_[node].store; }
+  const weights::PackedCache& packed_cache() const { return *packed_cache_; }
+  // What loading all weights took.
+  absl::Duration load_time() const { return load_time_; }
   expert::ExpertEngine* expert_engine(int node) { return nodes_[node].engine.get(); }
 
  private:
@@ -77,6 +83,8 @@ class LocalStack {
   std::unique_ptr<model::Checkpoint> checkpoint_;
   model::NumericProfile profile_;
   std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<weights::PackedCache> packed_cache_;
+  absl::Duration load_time_;
   kernels::KernelContext ctx_;
   std::unique_ptr<attention::ModelWeights> weights_;
   std::unique_ptr<dispatch::GateWeights> gates_;

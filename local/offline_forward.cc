@@ -36,12 +36,13 @@ Status OfflineForward::Logits(std::span<const uint32_t> ids, int64_t chunk,
   }
   logits->resize(total * vocab);
   if (final_hidden != nullptr) final_hidden->resize(total * d);
+  const bool expanded = stack_->profile().expands_prompts();
   const std::span<const BlockId> table(blocks_);
   for (int64_t begin = 0; begin < total; begin += chunk) {
     const int64_t count = std::min(chunk, total - begin);
     std::vector<StepRow> rows(count);
     for (int64_t i = 0; i < count; ++i)
-      rows[i] = {ids[begin + i], static_cast<int32_t>(begin + i), 0};
+      rows[i] = {ids[begin + i], static_cast<int32_t>(begin + i), 0, expanded};
     std::vector<int32_t> wanted(count);
     std::iota(wanted.begin(), wanted.end(), 0);
     std::vector<float> hidden(count * d);

@@ -201,6 +201,35 @@ StatusOr<std::vector<float>> Checkpoint::ReadAll(const std::string& name) const 
   return values;
 }
 
+Status Checkpoint::ReadFp8Blocks(const std::string& name, int64_t block_row, uint8_t* codes,
+                                 float* scale) const {
+  const TensorInfo* tensor = Find(name);
+  if (tensor == nullptr) return NotFound("%s has no tensor '%s'", dir_, name);
+  if (tensor->dtype != DType::kF8E4M3)
+    return InvalidArgument("tensor '%s' is %s, expected F8_E4M3", name, tensor->dtype_name);
+  ATL_ASSIGN_OR_RETURN(const Extent extent, MatrixExtent(*tensor));
+  const int64_t block = config_.fp8_block, num_rows = CeilDiv(extent.rows, block);
+  if (block_row < 0 || block_row >= num_rows) {
+    return OutOfRange("row %d of the blocks of tensor '%s', expected one of %d", block_row, name,
+                      num_rows);
+  }
+  ATL_RETURN_IF_ERROR(ReadRows(name + kScaleSuffix, block_row, 1, scale));
+  const int64_t first = block_row * block, rows = std::min(block, extent.rows - first);
+  const int64_t count = rows * extent.columns;
+  ATL_RETURN_IF_ERROR(files_[tensor->file_idx].ReadAt(tensor->offset + first * extent.columns,
+                                                      count, reinterpret_cast<std::byte*>(codes)));
+  const auto nan = [](uint8_t code) { return (code & 0x7f) == 0x7f; };
+  const int64_t at = std::find_if(codes, codes + count, nan) - codes;
+  if (at == count) return absl::OkStatus();
+  return DataLoss("tensor '%s' is NaN at [%d, %d], expected finite values", name,
+                  first + at / extent.columns, at % extent.columns);
+}
+
+bool Checkpoint::IsFp8(const std::string& name) const {
+  const TensorInfo* tensor = Find(name);
+  return tensor != nullptr && tensor->dtype == DType::kF8E4M3;
+}
+
 bool Checkpoint::IsBf16(const std::string& name) const {
   const TensorInfo* tensor = Find(name);
   return tensor != nullptr && tensor->dtype == DType::kBf16;

@@ -50,10 +50,16 @@ class Checkpoint {
   // exact: bf16 and fp16 widened; e4m3 times its block's weight_scale_inv, rounded once to float32.
   // DataLoss if a value is NaN or infinite (names tensor and place) or the file is cut short.
   Status ReadRows(const std::string& tensor, int64_t row_begin, int64_t rows, float* out) const;
+  // Row `block_row` of the 128 x 128 blocks of an FP8 matrix [N, K], as stored: codes [min(128, N -
+  // 128 block_row), K] of e4m3, scale [ceil(K / 128)]. InvalidArgument: the tensor has no FP8
+  // blocks; else as ReadRows.
+  Status ReadFp8Blocks(const std::string& tensor, int64_t block_row, uint8_t* codes,
+                       float* scale) const;
   // A whole vector or matrix.
   StatusOr<std::vector<float>> ReadAll(const std::string& tensor) const;
   // True if every value of the tensor is exactly representable in bf16 by its dtype (BF16).
   bool IsBf16(const std::string& tensor) const;
+  bool IsFp8(const std::string& tensor) const;  // stored as FP8 blocks
 
   // Parameters of the main model (MTP layers not counted), total and used per token, see
   // CountParams (layout.h).

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -124,27 +123,6 @@ std::vector<Job> PlanJobs(const Shard& shard, int64_t fp8_block) {
     }
   }
   return jobs;
-}
-
-// Divides one row of blocks by its scales, in place; scale = largest magnitude / 448, as DeepSeek's
-// quantisation has it.
-std::vector<float> ScaleBlocks(std::vector<float>& values, int64_t columns, int64_t block) {
-  const int64_t rows = static_cast<int64_t>(values.size()) / columns;
-  std::vector<float> scale(CeilDiv(columns, block));
-  for (size_t b = 0; b < scale.size(); ++b) {
-    const int64_t begin = static_cast<int64_t>(b) * block;
-    const int64_t end = std::min(columns, begin + block);
-    float largest = 0;
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t k = begin; k < end; ++k)
-        largest = std::max(largest, std::fabs(values[r * columns + k]));
-    }
-    scale[b] = largest > 0 ? largest / kF8E4M3Max : 1;
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t k = begin; k < end; ++k) values[r * columns + k] /= scale[b];
-    }
-  }
-  return scale;
 }
 
 Status RunJob(const Shard& shard, const Job& job, int64_t fp8_block,

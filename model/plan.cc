@@ -21,13 +21,19 @@ int64_t StoredBytes(const ModelConfig& c, const TensorSpec& spec) {
 int64_t MemoryBytes(const ModelConfig& c, const NumericProfile& profile, const TensorSpec& spec) {
   if (spec.shape.size() == 1) return spec.params() * 4;
   const bool exact = spec.part == ModelPart::kEmbedding || spec.part == ModelPart::kGate;
-  const MatrixFormat format =
-      spec.name.ends_with("kv_b_proj.weight") ? profile.kv_b : profile.weights;
+  const bool kv_b = spec.name.ends_with("kv_b_proj.weight");
+  const MatrixFormat format = kv_b ? profile.kv_b : spec.quantized ? profile.weights : profile.head;
+  int64_t params = spec.params();
+  // Both forms need W_UK, each with its own axis as the inner one; the MTP layer is absorbed.
+  if (kv_b && profile.expands_prompts() && spec.layer < c.num_hidden_layers)
+    params += c.num_attention_heads * c.qk_nope_head_dim * c.kv_lora_rank;
   // A bf16 scale for each 32 weights.
-  if (format == MatrixFormat::kQ8 && !exact) return spec.params() * 17 / 16;
-  if (format == MatrixFormat::kQ4 && !exact) return spec.params() * 9 / 16;
+  if (format == MatrixFormat::kQ8 && !exact) return params * 17 / 16;
+  if (format == MatrixFormat::kQ4 && !exact) return params * 9 / 16;
+  // A float32 scale for each 128 of 16 rows.
+  if (format == MatrixFormat::kFp8) return params * 513 / 512;
   const bool bf16 = format == MatrixFormat::kBf16 || !(c.fp8 && spec.quantized);
-  return spec.params() * (bf16 ? 2 : 4);
+  return params * (bf16 ? 2 : 4);
 }
 
 using Parts = std::array<PartSize, kNumModelParts>;
@@ -85,7 +91,12 @@ std::vector<CacheForm> CacheForms(const ModelConfig& c, const NumericProfile& pr
   forms.push_back(
       {.name = absl::StrFormat("GQA, %d groups", groups), .values = groups * head * layers});
   forms.push_back({.name = "MQA", .values = head * layers});
-  for (CacheForm& form : forms) form.bytes = form.values * DTypeBytes(profile.cache);
+  for (CacheForm& form : forms) {
+    const bool latent = c.is_mla() && &form == &forms.front();
+    form.bytes = latent ? LatentBytes(profile, c.kv_lora_rank, c.qk_rope_head_dim) * layers
+                        // Nothing of them is kept apart from the rest.
+                        : LatentBytes(profile, form.values / layers, 0) * layers;
+  }
   return forms;
 }
 
@@ -174,11 +185,13 @@ NetworkPlan PlanNetwork(const PlanOptions& o, int64_t moe_layers, int64_t num_no
   return plan;
 }
 
-// Weights in memory that one token meets: as CountParams counts, but in bytes, and of every
-// embedding one row.
-int64_t ActiveBytes(const ModelConfig& c, const Parts& parts) {
-  int64_t bytes = 0;
-  for (const PartSize& size : parts) {
+// Weights in memory that one generated token meets: as CountParams counts, but in bytes, and of
+// every embedding one row.
+int64_t ActiveBytes(const ModelConfig& c, NumericProfile profile) {
+  profile.prompt_attention = PromptAttention::kAbsorbed;
+  Parts mtp;
+  int64_t mtp_params = 0, bytes = 0;
+  for (const PartSize& size : CountParts(c, profile, &mtp, &mtp_params)) {
     if (size.part == ModelPart::kRoutedExpert) {
       if (c.n_routed_experts > 0)
         bytes += size.memory_bytes / c.n_routed_experts * c.num_experts_per_tok;
@@ -230,7 +243,7 @@ StatusOr<Plan> MakePlan(const PlanOptions& options) {
   for (const PartSize& size : parts) {
     if (size.memory_bytes > 0) plan.parts.push_back(size);
   }
-  plan.active_bytes = ActiveBytes(c, parts);
+  plan.active_bytes = ActiveBytes(c, options.profile);
   plan.cache = CacheForms(c, options.profile);
   Parts held = parts;
   for (int i = 0; i < kNumModelParts && options.speculate; ++i)

@@ -39,7 +39,7 @@ struct PartSize {
 struct CacheForm {
   std::string name;
   int64_t values = 0;  // a token, all layers
-  int64_t bytes = 0;   // the same in the profile's cache type
+  int64_t bytes = 0;   // the same in the profile's cache type, with its scales
 };
 
 struct AttentionPlan {

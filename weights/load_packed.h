@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "base/status.h"
@@ -11,6 +12,7 @@
 #include "kernels/matmul.h"
 #include "model/checkpoint.h"
 #include "model/profile.h"
+#include "weights/packed_cache.h"
 
 namespace atl::weights {
 
@@ -19,15 +21,29 @@ namespace atl::weights {
 kernels::WeightFormat PackedFormat(const model::Checkpoint& checkpoint, const std::string& tensor,
                                    model::MatrixFormat rule);
 
-// The whole matrix, on `pool`'s threads (null: the caller's). Errors as Checkpoint::ReadRows.
+// Where a matrix comes from and goes to.
+struct MatrixSource {
+  std::string tensor;
+  kernels::PackedMatrix* out = nullptr;
+};
+
+// Matrices that are used together, in one piece of memory, on `pool`'s threads (null: the
+// caller's). `cache` (null: none) knows the piece by `name`. Errors as Checkpoint::ReadRows; under
+// kFp8 Unimplemented where a block's scale is PackedMatrix::kFp8ScaleLimit or more.
+Status LoadTogether(const model::Checkpoint& checkpoint, const std::string& name,
+                    std::span<const MatrixSource> sources, model::MatrixFormat rule,
+                    ThreadPool* pool, PackedCache* cache);
+
+// One matrix; the piece has the tensor's name.
 StatusOr<kernels::PackedMatrix> LoadPacked(const model::Checkpoint& checkpoint,
                                            const std::string& tensor, model::MatrixFormat rule,
-                                           ThreadPool* pool);
+                                           ThreadPool* pool, PackedCache* cache = nullptr);
 
-// gate_proj, up_proj and down_proj under `prefix` ("model.layers.0.mlp.").
+// gate_proj, up_proj and down_proj under `prefix` ("model.layers.0.mlp.") in one piece, called by
+// the prefix without its last point.
 StatusOr<kernels::FfnWeights> LoadFfn(const model::Checkpoint& checkpoint,
                                       const std::string& prefix, model::MatrixFormat rule,
-                                      ThreadPool* pool);
+                                      ThreadPool* pool, PackedCache* cache = nullptr);
 
 // kernels::Rounding of a wire or cache type.
 kernels::Rounding RoundingOf(DType dtype);

@@ -16,17 +16,23 @@ uint64_t Mix(uint64_t h) {
 
 }  // namespace
 
-uint64_t ExtendPrefixHash(uint64_t hash, std::span<const uint32_t, kBlock> ids) {
-  for (uint32_t id : ids) hash = Mix(hash + id + 0x9e3779b97f4a7c15u);
+uint64_t ExtendPrefixHash(uint64_t hash, std::span<const uint32_t, kBlock> ids,
+                          int64_t num_expanded) {
+  for (size_t i = 0; i < kBlock; ++i) {
+    const uint64_t expanded = static_cast<int64_t>(i) < num_expanded;
+    hash = Mix(hash + (expanded << 32 | ids[i]) + 0x9e3779b97f4a7c15u);
+  }
   return hash;
 }
 
-std::vector<uint64_t> PrefixHashes(std::span<const uint32_t> ids, uint64_t bias_version) {
+std::vector<uint64_t> PrefixHashes(std::span<const uint32_t> ids, uint64_t bias_version,
+                                   int64_t num_expanded) {
   std::vector<uint64_t> hashes;
   hashes.reserve(ids.size() / kBlock);
   uint64_t hash = Mix(bias_version + 0x9e3779b97f4a7c15u);
   for (size_t i = 0; i + kBlock <= ids.size(); i += kBlock) {
-    hash = ExtendPrefixHash(hash, ids.subspan(i).first<kBlock>());
+    hash = ExtendPrefixHash(hash, ids.subspan(i).first<kBlock>(),
+                            num_expanded - static_cast<int64_t>(i));
     hashes.push_back(hash);
   }
   return hashes;

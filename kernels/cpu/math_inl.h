@@ -41,6 +41,9 @@ ATL_INLINE void StoreAny(float* p, V x, int64_t lanes) {
 ATL_INLINE V LoadBf16Any(const uint16_t* p, int64_t lanes) {
   return lanes >= 16 ? LoadBf16(p) : LoadBf16N(p, lanes);
 }
+ATL_INLINE V LoadF8Any(const uint8_t* p, int64_t lanes) {
+  return lanes >= 16 ? LoadF8(p) : LoadF8N(p, lanes);
+}
 ATL_INLINE void StoreBf16Any(uint16_t* p, V x, int64_t lanes) {
   if (lanes >= 16) {
     StoreBf16(p, x);

@@ -6,6 +6,8 @@ namespace atl::kernels::ATL_ISA {
 static void RunUnit(const PanelUnit& u, float* acc, int64_t ldacc) {
   if (u.format == PanelFormat::kQ8 || u.format == PanelFormat::kQ4) {
     RunQuantPanels(u, acc, ldacc);
+  } else if (u.format == PanelFormat::kFp8) {
+    RunFp8Panels(u, acc, ldacc);
   } else {
     RunPanels(u, 16, acc, ldacc, /*first=*/true);
   }

@@ -6,16 +6,33 @@
 // register tiles of matmul_inl.h, so they keep one chain of fma for each output.
 namespace atl::kernels::ATL_ISA {
 
+static void WidenF8Position(const uint8_t* at, int64_t r, int64_t first, int64_t width, float* to) {
+  const int64_t end = first + width, latent_end = end < r ? end : r;
+  const uint8_t* scales = at + F8ScalesOffset(r);
+  for (int64_t i = first; i < latent_end; i += 16) {
+    float scale;  // of all 16: `first` and a scale's values are multiples of them
+    __builtin_memcpy(&scale, scales + i / kScaleGroup * 4, 4);
+    const V codes = LoadF8Any(at + i, latent_end - i);
+    StoreAny(to + i - first, Mul(codes, Set1(scale)), latent_end - i);
+  }
+  const int64_t rope = first > r ? first : r;
+  const uint8_t* tail = at + F8RopeOffset(r) + (rope - r) * 2;
+  if (rope < end)
+    Bf16ToF32Range(reinterpret_cast<const uint16_t*>(tail), end - rope, to + rope - first);
+}
+
 static void MlaWiden(const BlockKeys& from, int64_t num, int64_t first, int64_t width, float* keys,
                      int64_t ldk) {
-  for (int64_t s = 0; s < num; ++s) {
-    const int64_t at = s * from.stride + first;
-    if (from.bf16) {
-      Bf16ToF32Range(static_cast<const uint16_t*>(from.data) + at, width, keys + s * ldk);
+  for (int64_t s = 0; s < num; ++s, keys += ldk) {
+    const uint8_t* at = static_cast<const uint8_t*>(from.data) + s * from.stride;
+    if (from.format == CacheFormat::kF8) {
+      WidenF8Position(at, from.r, first, width, keys);
+    } else if (from.format == CacheFormat::kBf16) {
+      Bf16ToF32Range(reinterpret_cast<const uint16_t*>(at) + first, width, keys);
     } else {
-      const float* x = static_cast<const float*>(from.data) + at;
+      const float* x = reinterpret_cast<const float*>(at) + first;
       for (int64_t i = 0; i < width; i += 16)
-        StoreAny(keys + s * ldk + i, LoadAny(x + i, width - i), width - i);
+        StoreAny(keys + i, LoadAny(x + i, width - i), width - i);
     }
   }
 }

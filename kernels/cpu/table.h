@@ -15,7 +15,7 @@ inline constexpr int kUnitHeads = 64;      // heads in a unit of attention
 inline constexpr int kBlockKeys = 64;      // mla.h kCacheBlock
 inline constexpr int kSegmentKeys = 1024;  // mla.h kSegment
 
-enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4 };  // packed_matrix.h WeightFormat
+enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4, kFp8 };  // packed_matrix.h WeightFormat
 
 // Panels of quantised weights: groups of kGroup along K, two by two; each pair is a line of 2 x 16
 // scales (bf16), then the data of both. A last group without a neighbour has its line too.
@@ -33,6 +33,16 @@ static inline constexpr int64_t DataOffset(bool q4, int64_t group) {
          group % 2 * GroupBytes(q4);
 }
 
+// Panels of FP8 blocks: a float32 for each kFp8Block of K, 2^120 times the scale, zeros up to a
+// multiple of 64 bytes, then [ceil(K / 4)][16][4] codes, four k of an output side by side.
+inline constexpr int64_t kFp8Block = 128;
+static inline constexpr int64_t Fp8DataOffset(int64_t k) {
+  return ((k + kFp8Block - 1) / kFp8Block * 4 + 63) / 64 * 64;
+}
+static inline constexpr int64_t Fp8PanelBytes(int64_t k) {
+  return Fp8DataOffset(k) + (k + 3) / 4 * 64;
+}
+
 // kGroup inputs of one row, quantised.
 struct QuantGroup {
   int8_t q[kGroup];
@@ -48,7 +58,7 @@ struct PanelUnit {
   bool pairs = false;  // panels of two matrices by turns
   PanelFormat format = PanelFormat::kF32;
   int64_t k = 0;
-  const float* x = nullptr;  // kF32, kBf16
+  const float* x = nullptr;  // kF32, kBf16, kFp8
   int64_t ldx = 0;
   const QuantGroup* q = nullptr;  // kQ8, kQ4
   int64_t ldq = 0;                // groups from one row to the next
@@ -56,11 +66,21 @@ struct PanelUnit {
   int64_t m = 0;
 };
 
-// A block of cache: positions `stride` elements apart.
+// What latents are cached as (mla.h). kF8, from the position's first byte on: R codes (bytes),
+// padded to a multiple of 4; a float32 scale for each kScaleGroup of them; Dr bf16.
+enum class CacheFormat : uint8_t { kF32, kBf16, kF8 };
+inline constexpr int64_t kScaleGroup = 128;
+static inline constexpr int64_t F8ScalesOffset(int64_t r) { return (r + 3) / 4 * 4; }
+static inline constexpr int64_t F8RopeOffset(int64_t r) {
+  return F8ScalesOffset(r) + (r + kScaleGroup - 1) / kScaleGroup * 4;
+}
+
+// A block of cache.
 struct BlockKeys {
   const void* data = nullptr;
-  bool bf16 = false;  // else float32
-  int64_t stride = 0;
+  CacheFormat format = CacheFormat::kF32;
+  int64_t r = 0;       // values of c_kv in a position
+  int64_t stride = 0;  // bytes from one position to the next
 };
 
 // Softmax state of some heads: running maximum and sum [heads rounded up to 16], and the weighted
@@ -101,8 +121,8 @@ struct KernelTable {
   void (*combine_row)(bool bf16, int64_t d, const void* shared, const void* const* out,
                       const float* weight, int64_t num, void* y);
 
-  // keys [num, ldk]: elements [first, first + width) of the block's first `num` positions as
-  // float32.
+  // keys [num, ldk]: values [first, first + width) of the block's first `num` positions, c_kv then
+  // k_rope, as float32. first is a multiple of 16, and at most R.
   void (*mla_widen)(const BlockKeys& from, int64_t num, int64_t first, int64_t width, float* keys,
                     int64_t ldk);
   // scores [num, heads] = keys q, not scaled, heads <= kUnitHeads rounded up to 16. q [heads /

@@ -7,6 +7,7 @@
 #include "kernels/cpu/math_inl.h"
 #include "kernels/cpu/panels_inl.h"
 #include "kernels/cpu/quant_inl.h"
+#include "kernels/cpu/fp8_inl.h"
 #include "kernels/cpu/matmul_inl.h"
 #include "kernels/cpu/rows_inl.h"
 #include "kernels/cpu/mla_inl.h"

@@ -139,6 +139,25 @@ ATL_INLINE void StoreBf16N(uint16_t* p, V x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+// 8 codes of e4m3 (base/dtype.h), exactly. Its codes of NaN are not looked for: nothing stores
+// them.
+ATL_INLINE __m256 WidenF8(__m128i codes) {
+  // The sign in bit 31, exponent and mantissa where float32 has their lower ends; 2^120 makes up
+  // for the other bias and normalises subnormals.
+  const __m256i bits = _mm256_and_si256(_mm256_slli_epi32(_mm256_cvtepi8_epi32(codes), 20),
+                                        _mm256_set1_epi32(static_cast<int>(0x87f00000u)));
+  return _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120f));
+}
+ATL_INLINE V LoadF8(const uint8_t* p) {
+  const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {WidenF8(codes), WidenF8(_mm_unpackhi_epi64(codes, codes))};
+}
+ATL_INLINE V LoadF8N(const uint8_t* p, int64_t n) {
+  alignas(16) uint8_t codes[16] = {};
+  for (int64_t i = 0; i < n; ++i) codes[i] = p[i];
+  return LoadF8(codes);
+}
+
 // 16 lanes of int32, or 16 x 4 bytes.
 struct Ints {
   __m256i a, b;
@@ -184,6 +203,35 @@ ATL_INLINE __m256i Dot4Half(__m256i acc, __m256i we, __m256i wo, __m256i xe, __m
 ATL_INLINE Ints Dot4(Ints acc, Bytes w, Bytes x) {
   return {Dot4Half(acc.a, w.even.a, w.odd.a, x.even.a, x.odd.a),
           Dot4Half(acc.b, w.even.b, w.odd.b, x.even.b, x.odd.b)};
+}
+
+// 64 e4m3 codes, four of each lane.
+struct Fp8Codes {
+  Ints odd, even;  // codes 1 and 3, 0 and 2: exponent and mantissa where those of bf16 end
+};
+
+// Rows of the tile that widens in registers, and panels with that many: of 16 registers 4 hold
+// sums, 4 or 8 codes.
+inline constexpr int kFp8TileRows = 2;
+constexpr int Fp8TilePanels(int rows) { return rows == 1 ? 2 : 1; }
+
+ATL_INLINE __m256i Fp8Odd(__m256i codes) { return _mm256_srai_epi16(codes, 4); }
+ATL_INLINE Fp8Codes LoadFp8(const uint8_t* p) {
+  const __m256i a = LoadInts(p), b = LoadInts(p + 32);
+  return {{Fp8Odd(a), Fp8Odd(b)},
+          {Fp8Odd(_mm256_slli_epi16(a, 8)), Fp8Odd(_mm256_slli_epi16(b, 8))}};
+}
+// 2^-120 times code kPlace of each lane, exactly: where e4m3 is subnormal, float32 is too.
+template <int kPlace>
+ATL_INLINE __m256 Fp8At8(__m256i pair) {
+  const __m256i bits = kPlace < 2 ? _mm256_slli_epi32(pair, 16) : pair;
+  return _mm256_castsi256_ps(
+      _mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0x87f00000u))));
+}
+template <int kPlace>
+ATL_INLINE V Fp8At(const Fp8Codes& codes) {
+  const Ints& pair = kPlace % 2 == 1 ? codes.odd : codes.even;
+  return {Fp8At8<kPlace>(pair.a), Fp8At8<kPlace>(pair.b)};
 }
 
 // The largest of the lanes' bits without their sign: of a NaN above all, then infinity.

@@ -104,6 +104,22 @@ ATL_INLINE void StoreBf16N(uint16_t* p, V a, int64_t n) {
   _mm256_mask_storeu_epi16(p, FirstN(n), _mm512_cvtepi32_epi16(_mm512_srli_epi32(Bf16Bits(a), 16)));
 }
 
+// 16 codes of e4m3 (base/dtype.h), exactly. Its codes of NaN are not looked for: nothing stores
+// them.
+ATL_INLINE V WidenF8(__m128i codes) {
+  // The sign in bit 31, exponent and mantissa where float32 has their lower ends; 2^120 makes up
+  // for the other bias and normalises subnormals.
+  const __m512i bits = _mm512_and_si512(_mm512_slli_epi32(_mm512_cvtepi8_epi32(codes), 20),
+                                        _mm512_set1_epi32(static_cast<int>(0x87f00000u)));
+  return {_mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0x1p120f))};
+}
+ATL_INLINE V LoadF8(const uint8_t* p) {
+  return WidenF8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+ATL_INLINE V LoadF8N(const uint8_t* p, int64_t n) {
+  return WidenF8(_mm_maskz_loadu_epi8(FirstN(n), p));
+}
+
 // 16 lanes of int32, or 16 x 4 bytes.
 struct Ints {
   __m512i v;
@@ -149,6 +165,28 @@ ATL_INLINE Ints Dot4(Ints acc, Bytes w, Bytes x) {
   return {_mm512_add_epi32(acc.v, _mm512_add_epi32(even, odd))};
 }
 #endif
+
+// 64 e4m3 codes, four of each lane.
+struct Fp8Codes {
+  __m512i odd, even;  // codes 1 and 3, 0 and 2: exponent and mantissa where those of bf16 end
+};
+
+// Rows of the tile that widens in registers, and panels with that many: 12 sums, 8 of codes.
+inline constexpr int kFp8TileRows = 3;
+constexpr int Fp8TilePanels(int /*rows*/) { return 4; }
+
+ATL_INLINE Fp8Codes LoadFp8(const uint8_t* p) {
+  const __m512i codes = _mm512_loadu_si512(p);
+  return {_mm512_srai_epi16(codes, 4), _mm512_srai_epi16(_mm512_slli_epi16(codes, 8), 4)};
+}
+// 2^-120 times code kPlace of each lane, exactly: where e4m3 is subnormal, float32 is too.
+template <int kPlace>
+ATL_INLINE V Fp8At(const Fp8Codes& codes) {
+  const __m512i pair = kPlace % 2 == 1 ? codes.odd : codes.even;
+  const __m512i bits = kPlace < 2 ? _mm512_slli_epi32(pair, 16) : pair;
+  return {_mm512_castsi512_ps(
+      _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0x87f00000u))))};
+}
 
 // The largest of the lanes' bits without their sign: of a NaN above all, then infinity.
 ATL_INLINE uint32_t MaxMagnitude(V a, V b) {

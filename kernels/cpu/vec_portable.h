@@ -125,6 +125,17 @@ ATL_INLINE void StoreBf16N(uint16_t* p, const V& a, int64_t n) {
 }
 ATL_INLINE void StoreBf16(uint16_t* p, const V& a) { StoreBf16N(p, a, 16); }
 
+// Codes of e4m3 (base/dtype.h), exactly. Its codes of NaN are not looked for: nothing stores them.
+ATL_INLINE V LoadF8N(const uint8_t* p, int64_t n) {
+  // The sign in bit 31, exponent and mantissa where float32 has their lower ends; 2^120 makes up
+  // for the other bias and normalises subnormals.
+  return Lanes([=](int i) {
+    const uint32_t code = i < n ? p[i] : 0;
+    return FromBits((code & 0x80u) << 24 | (code & 0x7fu) << 20) * 0x1p120f;
+  });
+}
+ATL_INLINE V LoadF8(const uint8_t* p) { return LoadF8N(p, 16); }
+
 // 16 lanes of int32.
 struct Ints {
   int32_t v[16];
@@ -173,6 +184,22 @@ ATL_INLINE Ints Dot4(Ints acc, const Bytes& w, const Ints& x) {
     }
   }
   return acc;
+}
+
+// 64 e4m3 codes, four of each lane.
+using Fp8Codes = Bytes;
+
+inline constexpr int kFp8TileRows = 4;
+constexpr int Fp8TilePanels(int /*rows*/) { return 1; }
+
+ATL_INLINE Fp8Codes LoadFp8(const uint8_t* p) { return LoadBytes(p); }
+// 2^-120 times code kPlace of each lane, exactly: where e4m3 is subnormal, float32 is too.
+template <int kPlace>
+ATL_INLINE V Fp8At(const Fp8Codes& codes) {
+  return Lanes([&](int i) {
+    const uint32_t code = codes.v[4 * i + kPlace];
+    return FromBits((code & 0x80u) << 24 | (code & 0x7fu) << 20);
+  });
 }
 
 // The largest of the lanes' bits without their sign: of a NaN above all, then infinity.

@@ -19,6 +19,7 @@ uint64_t Random64() {
 ResolveContext MakeResolveContext(const ServedModel& model, const ModelLimits& limits) {
   return {.revision = model.checkpoint->revision(),
           .numerics_id = model::NumericsId(model.profile),
+          .expands_prompts = model.profile.expands_prompts(),
           .generation_config = model.checkpoint->generation_config(),
           .eos_token_ids = model.checkpoint->config().eos_token_ids,
           .context_length = limits.context_length,

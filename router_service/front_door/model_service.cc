@@ -23,8 +23,9 @@ pb::GetModelResponse DescribeModel(const ServedModel& model, const ModelLimits& 
   out.set_context_length(static_cast<uint32_t>(limits.context_length));
   out.set_total_params(model.checkpoint->total_params());
   out.set_active_params(model.checkpoint->active_params());
-  out.set_cache_bytes_per_token(config.num_hidden_layers * config.cache_values_per_token_layer() *
-                                DTypeBytes(model.profile.cache));
+  out.set_cache_bytes_per_token(
+      config.num_hidden_layers *
+      model::LatentBytes(model.profile, config.kv_lora_rank, config.qk_rope_head_dim));
   out.set_numeric_profile(model.profile.name);
   return out;
 }

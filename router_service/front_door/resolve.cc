@@ -61,6 +61,7 @@ ResolvedRequest Resolve(const pb::GenerateRequest& request, const std::vector<ui
   start.set_revision(context.revision);
   start.set_numerics_id(context.numerics_id);
   start.mutable_prompt_ids()->Add(prompt_ids.begin(), prompt_ids.end());
+  if (context.expands_prompts) out.num_expanded = static_cast<int64_t>(prompt_ids.size());
   *start.mutable_generated_ids() = request.resume_from().ids();
   *start.mutable_sampling() =
       ResolveSampling(request.sampling(), context.generation_config, context.random);

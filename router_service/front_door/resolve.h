@@ -17,12 +17,14 @@ struct ResolvedRequest {
   std::string request_id;         // as told to the client
   atollpb::v1::RunStart start;    // run_number 0; generated_ids are those of resume_from
   std::vector<std::string> stop;  // stop strings
+  int64_t num_expanded = 0;       // as attention::PrefixHashes counts
 };
 
 // What all requests share.
 struct ResolveContext {
   std::string revision;
   std::string numerics_id;
+  bool expands_prompts = false;  // the profile does
   model::GenerationConfig generation_config;
   std::vector<uint32_t> eos_token_ids;
   int64_t context_length = 0;

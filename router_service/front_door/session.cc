@@ -162,7 +162,8 @@ void Session::Seek() {
   const pb::RunStart& start = request_.start;
   std::vector<uint32_t> ids(start.prompt_ids().begin(), start.prompt_ids().end());
   ids.insert(ids.end(), start.generated_ids().begin(), start.generated_ids().end());
-  StartRun(*ChooseNode(usable, attention::PrefixHashes(ids, start.bias_version()),
+  StartRun(*ChooseNode(usable,
+                       attention::PrefixHashes(ids, start.bias_version(), request_.num_expanded),
                        sessions_->node_use_));
 }
 

@@ -57,9 +57,17 @@ class BenchTest(unittest.TestCase):
             self.assertEqual(set(row[work]), {"one process", "inline", "service"})
 
     def test_startup(self):
-        (row,) = script("startup", "--model", DEMO, "--profiles", "q8", "--prompt-tokens", "200")
-        self.assertGreater(row["first_token_s"], 0)
-        self.assertGreaterEqual(row["peak_gb"], row["rss_gb"])
+        found = script("startup", "--model", DEMO, "--profiles", "q8", "--prompt-tokens", "200", "--rounds", "1",
+                       "--decode-rounds", "1", "--decode-tokens", "4")
+        self.assertEqual([row["case"] for row in found],
+                         ["cold", "page cache", "keeping", "packed", "packed cold", "mapped", "decode"])
+        *starts, decode = found
+        for row in starts:
+            self.assertGreater(row["first_token_s"], row["load_s"])
+            self.assertGreater(row["gbps"], 0)
+            self.assertEqual(row["packed_gb"], starts[0]["packed_gb"])
+            self.assertEqual(row["made_gb"], row["packed_gb"] if row["case"] in ("cold", "page cache", "keeping") else 0)
+        self.assertGreater(decode["mapped"], 0)
 
 
 if __name__ == "__main__":

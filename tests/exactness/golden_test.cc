@@ -110,16 +110,19 @@ class GoldenTest : public ::testing::TestWithParam<std::string> {
   std::string dir_;
 };
 
+// In float32 both forms of attention are the same function, within the same tolerance.
 TEST_P(GoldenTest, ReferenceLogits) {
-  auto stack = OpenStack(dir_, "reference");
-  ASSERT_NE(stack, nullptr);
-  OfflineForward forward(stack.get(), kMaxPositions);
-  for (const std::string& prompt : Prompts()) {
-    std::vector<float> logits;
-    ASSERT_TRUE(forward.Logits(PromptIds(prompt), 512, &logits).ok());
-    const Distance d = Measure(golden_, prompt, logits, stack->checkpoint().config().vocab_size);
-    EXPECT_LE(d.max, 1e-3) << prompt;
-    EXPECT_LE(d.rms, 1e-4) << prompt;
+  for (const std::string profile : {"reference", "reference+expanded"}) {
+    auto stack = OpenStack(dir_, profile);
+    ASSERT_NE(stack, nullptr);
+    OfflineForward forward(stack.get(), kMaxPositions);
+    for (const std::string& prompt : Prompts()) {
+      std::vector<float> logits;
+      ASSERT_TRUE(forward.Logits(PromptIds(prompt), 512, &logits).ok());
+      const Distance d = Measure(golden_, prompt, logits, stack->checkpoint().config().vocab_size);
+      EXPECT_LE(d.max, 1e-3) << profile << " " << prompt;
+      EXPECT_LE(d.rms, 1e-4) << profile << " " << prompt;
+    }
   }
 }
 
@@ -226,8 +229,15 @@ TEST_P(MtpTest, ReferenceLogits) {
   EXPECT_LE(std::sqrt(sum / expected.size()), 1e-4);
 }
 
-TEST_P(GoldenTest, Bf16WithExpertsForced) {
-  auto stack = OpenStack(dir_, "bf16");
+// The tolerances of bf16 inputs, by profile.
+class RoundedTest : public GoldenTest {
+ protected:
+  void CheckWithExpertsForced(const std::string& profile);
+  void CheckWithFreeRouting(const std::string& profile);
+};
+
+void RoundedTest::CheckWithExpertsForced(const std::string& profile) {
+  auto stack = OpenStack(dir_, profile);
   ASSERT_NE(stack, nullptr);
   const int64_t k = stack->checkpoint().config().num_experts_per_tok;
   std::map<int32_t, int64_t> seen_rows;
@@ -247,11 +257,11 @@ TEST_P(GoldenTest, Bf16WithExpertsForced) {
   const Distance d = Measure(golden_, prompt, logits, stack->checkpoint().config().vocab_size);
   EXPECT_LE(d.rms, 0.15);
   EXPECT_LE(d.max, 1.5);
-  EXPECT_GT(d.rms, 1e-3) << "as near as float32: bf16 was not computed";
+  EXPECT_GT(d.rms, 1e-3) << "as near as float32: the profile was not computed";
 }
 
-TEST_P(GoldenTest, Bf16WithFreeRouting) {
-  auto stack = OpenStack(dir_, "bf16");
+void RoundedTest::CheckWithFreeRouting(const std::string& profile) {
+  auto stack = OpenStack(dir_, profile);
   ASSERT_NE(stack, nullptr);
   OfflineForward forward(stack.get(), kMaxPositions);
   for (const std::string& prompt : Prompts()) {
@@ -266,7 +276,25 @@ TEST_P(GoldenTest, Bf16WithFreeRouting) {
   }
 }
 
+TEST_P(RoundedTest, Bf16WithExpertsForced) { CheckWithExpertsForced("bf16"); }
+
+TEST_P(RoundedTest, Bf16WithFreeRouting) { CheckWithFreeRouting("bf16"); }
+
+TEST_P(RoundedTest, Bf16ExpandedWithFreeRouting) { CheckWithFreeRouting("bf16+expanded"); }
+
+// Of FP8 checkpoints the profile has every weight as it is, and bf16's inputs.
+class Fp8Test : public RoundedTest {};
+
+TEST_P(Fp8Test, Fp8wWithExpertsForced) { CheckWithExpertsForced("fp8w"); }
+
+TEST_P(Fp8Test, Fp8wWithFreeRouting) { CheckWithFreeRouting("fp8w"); }
+
 INSTANTIATE_TEST_SUITE_P(Presets, GoldenTest, ::testing::ValuesIn(::atl::testing::GoldenPresets()),
+                         [](const auto& info) { return info.param; });
+
+INSTANTIATE_TEST_SUITE_P(Presets, RoundedTest, ::testing::ValuesIn(::atl::testing::GoldenPresets()),
+                         [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Presets, Fp8Test, ::testing::Values("v3_fp8"),
                          [](const auto& info) { return info.param; });
 
 // The presets that have an MTP layer.
@@ -316,12 +344,12 @@ TEST(KimiK2Test, SameLogitsUnderItsOwnModelType) {
   EXPECT_LE(d.rms, 1e-4);
 }
 
-// The demo model: greedy tokens up to the end mark under both profiles (all margins there are
-// above 3.9).
+// The demo model, whose weights are FP8 blocks: greedy tokens up to the end mark under each profile
+// (all margins there are above 3.9).
 TEST(DemoModelTest, GreedyTokensAsExpected) {
   std::ifstream in(::atl::testing::DemoModelDir() + "/expected.json");
   const nlohmann::json expected = nlohmann::json::parse(in);
-  for (const std::string profile : {"reference", "bf16"}) {
+  for (const std::string profile : {"reference", "bf16", "fp8w"}) {
     auto stack = OpenStack(::atl::testing::DemoModelDir(), profile);
     ASSERT_NE(stack, nullptr);
     stack->Start();

@@ -45,9 +45,12 @@ std::unique_ptr<ThreadCluster> StartOrDie(const ThreadClusterOptions& options) {
   return cluster.ok() ? *std::move(cluster) : nullptr;
 }
 
+// model: "demo" or a golden preset, and behind a slash a profile other than the default.
 ThreadClusterOptions Options(const std::string& model, int speculate) {
   ThreadClusterOptions options;
-  options.model_dir = ModelDir(model);
+  const size_t slash = model.find('/');
+  options.model_dir = ModelDir(model.substr(0, slash));
+  if (slash != std::string::npos) options.profile = model.substr(slash + 1);
   options.threads = 1;
   options.dispatch = "inline";
   options.num_experts = 1;
@@ -307,6 +310,11 @@ INSTANTIATE_TEST_SUITE_P(Models, SpeculationTest,
                            return absl::StrCat(std::get<0>(info.param), "_",
                                                std::get<1>(info.param));
                          });
+
+// Prompts in another form than guesses and what is made of them.
+INSTANTIATE_TEST_SUITE_P(ExpandedPrompts, SpeculationTest,
+                         ::testing::Combine(::testing::Values("v3/q8+fp8cache+expanded"),
+                                            ::testing::Values(2)));
 
 // Guesses made by the test instead of the MTP layer.
 class GuessTest : public ::testing::Test {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "attention_service/client/prefix_hash.h"
+#include "attention_service/model_runner.h"
 
 namespace atl::attention {
 namespace {
@@ -24,14 +25,16 @@ std::vector<uint32_t> Ids(int64_t n, uint32_t first = 0) {
 }
 
 // Computes `ids` on fresh blocks, keeps the full ones, and gives all back.
-void KeepPrefix(LatentCache* cache, const std::vector<uint32_t>& ids, uint64_t bias_version = 0) {
+void KeepPrefix(LatentCache* cache, const std::vector<uint32_t>& ids, uint64_t bias_version = 0,
+                int64_t num_expanded = 0) {
   std::vector<BlockId> blocks;
   for (size_t i = 0; i + kBlock <= ids.size(); i += kBlock) {
     auto block = cache->Acquire();
     ASSERT_TRUE(block.ok()) << block.status();
     const BlockId parent = blocks.empty() ? -1 : blocks.back();
-    blocks.push_back(cache->Keep(
-        *block, parent, std::span<const uint32_t, kBlock>(ids.data() + i, kBlock), bias_version));
+    blocks.push_back(
+        cache->Keep(*block, parent, std::span<const uint32_t, kBlock>(ids.data() + i, kBlock),
+                    bias_version, ExpandedInBlock(num_expanded, static_cast<int64_t>(i) / kBlock)));
   }
   for (auto it = blocks.rbegin(); it != blocks.rend(); ++it) cache->Release(*it);
 }
@@ -79,6 +82,44 @@ TEST(LatentCacheTest, OtherIdsOtherBiasVersionOrAnotherPrefixDoNotMatch) {
   ReleaseAll(&cache, found);
   // The second block's ids alone, as a first block.
   EXPECT_TRUE(cache.Match(Ids(2 * kBlock, kBlock), 0).empty());
+}
+
+// A prompt of 100 tokens and 92 generated after it: expanded, expanded and absorbed, absorbed.
+TEST(LatentCacheTest, OnlyLatentsOfTheSameFormMatch) {
+  LatentCache cache = MakeCache(12);
+  const std::vector<uint32_t> ids = Ids(3 * kBlock);
+  KeepPrefix(&cache, ids, 0, 100);
+  const std::vector<uint32_t> longer = Ids(4 * kBlock);
+  for (const auto& [num_expanded, expected] : std::vector<std::pair<int64_t, size_t>>{
+           {100, 3}, {0, 0}, {63, 0}, {64, 1}, {99, 1}, {101, 1}, {256, 1}}) {
+    const std::vector<BlockId> found = cache.Match(longer, 0, num_expanded);
+    EXPECT_EQ(found.size(), expected) << num_expanded;
+    ReleaseAll(&cache, found);
+  }
+  // Both stay side by side.
+  KeepPrefix(&cache, ids);
+  EXPECT_EQ(cache.stats().cached, 6);
+  std::vector<uint64_t> kept = cache.KeptHashes(10), expected = PrefixHashes(ids, 0, 100);
+  for (uint64_t hash : PrefixHashes(ids, 0)) expected.push_back(hash);
+  std::sort(kept.begin(), kept.end());
+  std::sort(expected.begin(), expected.end());
+  EXPECT_EQ(kept, expected);
+}
+
+// The room of a cache of a given size, as plans count it and as the kernels lay it out.
+TEST(LatentCacheTest, BlocksHaveTheBytesThatPlansCount) {
+  for (const std::string profile : {"reference", "q8", "q8+fp8cache"}) {
+    for (const auto& [r, dr] :
+         {std::pair{512, 64}, std::pair{32, 8}, std::pair{130, 6}, std::pair{7, 2}}) {
+      model::ModelConfig config;
+      config.num_attention_heads = 2;
+      config.kv_lora_rank = r;
+      config.qk_rope_head_dim = dr;
+      const model::NumericProfile p = *model::FindProfile(profile);
+      const LatentCache cache(CacheShape(config, p, 1), 1, 1);
+      EXPECT_EQ(cache.block_bytes(), kBlock * model::LatentBytes(p, r, dr)) << profile << " " << r;
+    }
+  }
 }
 
 TEST(LatentCacheTest, KeptBlocksAreGivenUpLeastRecentlyUsedFirst) {

@@ -148,6 +148,20 @@ TEST_F(SchedulerTest, BlocksAllComeBack) {
   EXPECT_EQ(cache_->stats().cached, 3);
 }
 
+// With a profile that expands prompts: the tokens generated after one are absorbed, when they are
+// computed again too.
+TEST_F(SchedulerTest, RowsOfThePromptAreMarkedExpanded) {
+  Make({}, 8);
+  Add(1, 5);
+  raw_[1]->num_expanded = 5;
+  Add(2, 3, 100);
+  raw_[1]->ids.insert(raw_[1]->ids.end(), {50, 51});
+  ASSERT_TRUE(Plan());
+  std::vector<bool> expanded;
+  for (const StepRow& row : step_.rows) expanded.push_back(row.expanded);
+  EXPECT_EQ(expanded, (std::vector<bool>{1, 1, 1, 1, 1, 0, 0, 0, 0, 0}));
+}
+
 TEST_F(SchedulerTest, ALaterPromptFindsTheEarlierOnesBlocks) {
   prefix_cache_ = true;
   Make({}, 8);

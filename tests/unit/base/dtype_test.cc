@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace atl {
 namespace {
@@ -51,6 +52,56 @@ TEST(F8E4M3Test, ValuesOfTheFormat) {
   EXPECT_EQ(F8E4M3ToF32(0x7e), 448.0f);  // largest
   EXPECT_TRUE(std::isnan(F8E4M3ToF32(0x7f)));
   EXPECT_TRUE(std::isnan(F8E4M3ToF32(0xff)));
+}
+
+// The code whose value is nearest to v, the even code on a tie, by looking at all of them.
+template <typename Decode>
+uint32_t NearestCode(float v, uint32_t num_codes, Decode decode) {
+  uint32_t best = 0;
+  double distance = INFINITY;
+  for (uint32_t code = 0; code < num_codes; ++code) {
+    const double value = decode(code);
+    if (!std::isfinite(value)) continue;
+    const double d = std::fabs(value - static_cast<double>(v));
+    if (d < distance || (d == distance && code % 2 == 0)) {
+      best = code;
+      distance = d;
+    }
+  }
+  return best;
+}
+
+TEST(F8E4M3Test, EveryCodeSurvivesTheWayThereAndBack) {
+  for (uint32_t code = 0; code < 256; ++code) {
+    const float value = F8E4M3ToF32(static_cast<uint8_t>(code));
+    if (std::isnan(value)) {
+      EXPECT_EQ(F32ToF8E4M3(value) & 0x7f, 0x7f);
+    } else {
+      EXPECT_EQ(F32ToF8E4M3(value), code) << value;
+    }
+  }
+}
+
+TEST(F8E4M3Test, TakesTheNearest) {
+  const auto decode = [](uint32_t code) { return F8E4M3ToF32(static_cast<uint8_t>(code)); };
+  std::vector<float> values = {0.0f, 1e-30f, 440.0f, 447.9f, 448.0f};
+  for (uint32_t code = 0; code + 1 < 127; ++code) {
+    const float low = decode(code), high = decode(code + 1), middle = (low + high) / 2;
+    for (const float v : {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f),
+                          low + (high - low) / 3}) {
+      values.push_back(v);
+    }
+  }
+  for (const float v : values) {
+    EXPECT_EQ(F32ToF8E4M3(v), NearestCode(v, 128, decode)) << v;
+    EXPECT_EQ(F32ToF8E4M3(-v), NearestCode(v, 128, decode) | 0x80) << -v;
+  }
+}
+
+TEST(F8E4M3Test, Saturates) {
+  EXPECT_EQ(F32ToF8E4M3(449), 0x7e);
+  EXPECT_EQ(F32ToF8E4M3(-INFINITY), 0xfe);
+  EXPECT_EQ(F32ToF8E4M3(NAN) & 0x7f, 0x7f);
 }
 
 TEST(DTypeTest, NamesAreThoseOfSafetensors) {

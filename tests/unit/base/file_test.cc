@@ -41,5 +41,25 @@ TEST(RandomAccessFileTest, ReadsRangesAndTellsOfTheEnd) {
   EXPECT_EQ(file->ReadAt(7, 4, out).code(), absl::StatusCode::kDataLoss);
 }
 
+TEST(RandomAccessFileTest, AMappingOutlivesTheFile) {
+  ::atl::testing::TempDir dir;
+  const std::string data = std::string(10000, 'a') + "end";
+  ASSERT_TRUE(WriteFileAtomically(dir.File("f"), data).ok());
+  StatusOr<Buffer> mapped;
+  {
+    const auto file = RandomAccessFile::Open(dir.File("f"));
+    ASSERT_TRUE(file.ok());
+    file->WillNeed(0, file->size());
+    mapped = file->Map(10002);
+    for (const int64_t size : {int64_t{0}, int64_t{10004}})
+      EXPECT_EQ(file->Map(size).status().code(), absl::StatusCode::kOutOfRange);
+  }
+  ASSERT_TRUE(WriteFileAtomically(dir.File("f"), "another").ok());
+  ASSERT_TRUE(mapped.ok()) << mapped.status();
+  ASSERT_EQ(mapped->size(), 10002);
+  const Buffer moved = *std::move(mapped);
+  EXPECT_EQ(std::string(moved.as<char>(), moved.size()), data.substr(0, 10002));
+}
+
 }  // namespace
 }  // namespace atl

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <set>
 
 namespace atl::cli {
@@ -96,6 +97,22 @@ TEST(ClusterLayoutTest, EveryChildKnowsEveryRouter) {
   EXPECT_THAT(layout->children[1].arguments, Contains("--listen=" + layout->router_addresses[1]));
   EXPECT_THAT(layout->children[2].arguments, Contains("--dispatch=inline"));
   EXPECT_THAT(layout->children[8].arguments, Contains("--memory-budget=77"));
+}
+
+TEST(ClusterLayoutTest, ThePackedCacheIsOfAttentionAndExpertProcesses) {
+  ClusterOptions options = SomeOptions();
+  options.packed_cache = {.dir = "kept", .map = true};
+  const auto layout = LayOutCluster(options);
+  ASSERT_TRUE(layout.ok()) << layout.status();
+  for (const ChildSpec& child : layout->children) {
+    const bool holds = child.role != "router";
+    for (const char* flag : {"--packed-cache=kept", "--map-weights=true"}) {
+      EXPECT_EQ(std::count(child.arguments.begin(), child.arguments.end(), flag), holds ? 1 : 0)
+          << child.name << " " << flag;
+    }
+  }
+  options.packed_cache.dir = "";
+  EXPECT_THAT(std::string(CheckClusterOptions(options).message()), HasSubstr("--map-weights"));
 }
 
 TEST(ClusterLayoutTest, RoutersOnEveryInterfaceAreJoinedOverLoopback) {

@@ -94,6 +94,7 @@ TEST(RoleFlagsTest, AttentionArgumentsGiveTheSameOptions) {
   attention::AttentionServerOptions options;
   options.node = UnusualNode();
   options.dispatch = "inline";
+  options.packed_cache = {.dir = "a folder", .map = true};
   options.engine = {.cache_blocks = 5,
                     .cache_bytes = 12345,
                     .max_running = 6,
@@ -108,6 +109,8 @@ TEST(RoleFlagsTest, AttentionArgumentsGiveTheSameOptions) {
   const auto parsed = Reparse(AttentionArguments(options, process), AddAttentionFlags, &process);
   ExpectSame(parsed.node, options.node);
   EXPECT_EQ(parsed.dispatch, "inline");
+  EXPECT_EQ(parsed.packed_cache.dir, "a folder");
+  EXPECT_TRUE(parsed.packed_cache.map);
   EXPECT_EQ(parsed.engine.cache_blocks, 5);
   EXPECT_EQ(parsed.engine.cache_bytes, 12345);
   EXPECT_EQ(parsed.engine.max_running, 6);
@@ -125,11 +128,14 @@ TEST(RoleFlagsTest, ExpertArgumentsGiveTheSameOptions) {
   options.node = UnusualNode();
   options.memory_budget_bytes = 4321;
   options.merge = false;
+  options.packed_cache.dir = "b";
   ProcessFlags process;
   const auto parsed = Reparse(ExpertArguments(options, process), AddExpertNodeFlags, &process);
   ExpectSame(parsed.node, options.node);
   EXPECT_EQ(parsed.memory_budget_bytes, 4321);
   EXPECT_FALSE(parsed.merge);
+  EXPECT_EQ(parsed.packed_cache.dir, "b");
+  EXPECT_FALSE(parsed.packed_cache.map);
 }
 
 TEST(RoleFlagsTest, WrongNodeOptionsAreNamed) {

@@ -73,6 +73,8 @@ TEST_F(ExpertStoreTest, ExpertBytesFollowTheProfile) {
   // 8.5 and 4.5 bits a weight.
   EXPECT_EQ(MakeStore(0, "q8").ExpertBytes(false), 3 * 64 * 128 * 17 / 16);
   EXPECT_EQ(MakeStore(0, "q4").ExpertBytes(true), 3 * 64 * 128 * 9 / 16);
+  // A byte a weight, and a line of scales for each 16 outputs: 4 + 4 + 8 panels.
+  EXPECT_EQ(MakeStore(0, "fp8w").ExpertBytes(false), 3 * 64 * 128 + 16 * 64);
   auto fp8 = model::Checkpoint::Open(atl::testing::GoldenCheckpointDir("v3_fp8"));
   ASSERT_TRUE(fp8.ok()) << fp8.status();
   const int64_t f = (*fp8)->config().moe_intermediate_size, d = (*fp8)->config().hidden_size;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "kernels/exact_math.h"
@@ -12,6 +11,22 @@
 namespace atl::kernels {
 namespace {
 
+// What the cache makes of a position [R + Dr], by the header's words.
+void CacheRounding(const MlaShape& shape, float* x) {
+  const int64_t r = shape.kv_lora_rank, width = r + shape.qk_rope_head_dim;
+  if (shape.cache_type == DType::kF32) return;
+  for (int64_t i = shape.cache_type == DType::kBf16 ? 0 : r; i < width; ++i)
+    x[i] = RoundToBf16(x[i]);
+  if (shape.cache_type != DType::kF8E4M3) return;
+  for (int64_t begin = 0; begin < r; begin += 128) {
+    const int64_t end = std::min<int64_t>(begin + 128, r);
+    float max = 0;
+    for (int64_t i = begin; i < end; ++i) max = std::max(max, std::fabs(x[i]));
+    const float factor = 448.0f / max, scale = max / 448.0f;
+    for (int64_t i = begin; i < end; ++i) x[i] = F8E4M3ToF32(F32ToF8E4M3(x[i] * factor)) * scale;
+  }
+}
+
 // One sequence's cache: blocks filled by StoreLatent, everything behind the last position NaN.
 class Cache {
  public:
@@ -19,14 +34,14 @@ class Cache {
     const int64_t r = shape.kv_lora_rank, dr = shape.qk_rope_head_dim;
     keys_ = Random(positions * (r + dr), seed);
     for (int64_t b = 0; b * kCacheBlock < positions; ++b) {
-      blocks_.emplace_back(CacheBlockBytes(shape), std::byte{0xff});  // NaN in float32 and in bf16
+      blocks_.emplace_back(CacheBlockBytes(shape), std::byte{0xff});  // NaN, scales too
     }
     for (auto& block : blocks_) pointers_.push_back(block.data());
     for (int64_t s = 0; s < positions; ++s) {
       StoreLatent(shape, &keys_[s * (r + dr)], &keys_[s * (r + dr) + r],
                   blocks_[s / kCacheBlock].data(), s % kCacheBlock);
     }
-    if (shape.cache_type == DType::kBf16) keys_ = RoundedToBf16(keys_);
+    for (int64_t s = 0; s < positions; ++s) CacheRounding(shape, &keys_[s * (r + dr)]);
   }
   Cache(const Cache&) = delete;
 
@@ -115,13 +130,19 @@ std::vector<float> Attend(const KernelContext& ctx, const MlaShape& shape,
   return out;
 }
 
-using PathFn = void (*)(const MlaCall&, float*);
-using ScratchFn = int64_t (*)(const MlaCall&);
+struct Way {
+  const char* name;
+  int64_t (*scratch)(const MlaCall&);
+  void (*run)(const MlaCall&, float*);
+};
+const Way kWays[] = {{"rows", MlaByRowsScratch, MlaByRows},
+                     {"segments", MlaBySegmentsScratch, MlaBySegments},
+                     {"whole segments", MlaByWholeSegmentsScratch, MlaByWholeSegments}};
 
-// One of the two ways of MlaAttend, whatever it would choose itself.
-std::vector<float> AttendBy(PathFn path, ScratchFn floats, const KernelContext& ctx,
-                            const MlaShape& shape, const std::vector<MlaRow>& rows,
-                            const std::vector<float>& q_latent, const std::vector<float>& q_rope) {
+// One of the ways of MlaAttend, whatever it would choose itself.
+std::vector<float> AttendBy(const Way& way, const KernelContext& ctx, const MlaShape& shape,
+                            const std::vector<MlaRow>& rows, const std::vector<float>& q_latent,
+                            const std::vector<float>& q_rope) {
   std::vector<float> out(q_latent.size());
   const MlaCall call = {.ctx = ctx,
                         .shape = shape,
@@ -129,8 +150,8 @@ std::vector<float> AttendBy(PathFn path, ScratchFn floats, const KernelContext& 
                         .q_latent = q_latent.data(),
                         .q_rope = q_rope.data(),
                         .out = out.data()};
-  std::vector<float> scratch(floats(call), std::nanf(""));
-  path(call, scratch.data());
+  std::vector<float> scratch(way.scratch(call), std::nanf(""));
+  way.run(call, scratch.data());
   return out;
 }
 
@@ -162,11 +183,10 @@ void ExpectDefinition(const MlaShape& shape, const std::vector<int32_t>& positio
     ASSERT_TRUE(SameBits(Attend(ctx, shape, rows, q_latent, q_rope, Rounding::kNone), expected));
     ASSERT_TRUE(SameBits(Attend(ctx, shape, rows, q_latent, q_rope, Rounding::kBf16),
                          RoundedToBf16(expected)));
-    ASSERT_TRUE(SameBits(AttendBy(MlaByRows, MlaByRowsScratch, ctx, shape, rows, q_latent, q_rope),
-                         expected));
-    ASSERT_TRUE(
-        SameBits(AttendBy(MlaBySegments, MlaBySegmentsScratch, ctx, shape, rows, q_latent, q_rope),
-                 expected));
+    for (const Way& way : kWays) {
+      ASSERT_TRUE(SameBits(AttendBy(way, ctx, shape, rows, q_latent, q_rope), expected))
+          << way.name;
+    }
   });
 }
 
@@ -186,11 +206,20 @@ TEST(Mla, HasTheBitsOfItsDefinition) {
   ExpectDefinition(Shape(1, 16, 2, DType::kF32), {70});
 }
 
+// Scales of whole and of broken 128s; R that is no multiple of 16, of 4, of anything.
+TEST(Mla, HasTheBitsOfItsDefinitionOverFp8) {
+  ExpectDefinition(Shape(4, 48, 8, DType::kF8E4M3), {0, 1, 63, 64, 65, 127, 200});
+  ExpectDefinition(Shape(6, 136, 24, DType::kF8E4M3), {5, 64, 130});
+  ExpectDefinition(Shape(2, 257, 6, DType::kF8E4M3), {77, 3});
+  ExpectDefinition(Shape(16, 512, 64, DType::kF8E4M3), {66});
+}
+
 TEST(Mla, MoreHeadsThanAUnit) { ExpectDefinition(Shape(70, 24, 8, DType::kBf16), {66, 2}); }
 
 TEST(Mla, SeveralSegments) {
   ExpectDefinition(Shape(4, 24, 8, DType::kBf16), {2500});
   ExpectDefinition(Shape(3, 16, 4, DType::kF32), {1023, 1024, 2048, 100});
+  ExpectDefinition(Shape(3, 144, 4, DType::kF8E4M3), {1024, 2100});
 }
 
 // More segments than are in hand at a time; one row and many, which take different paths on a pool:
@@ -218,8 +247,40 @@ TEST(Mla, OneLongRowAloneAndAmongOthers) {
   });
 }
 
-TEST(Mla, KeysBeyondThePositionAreNotRead) {
-  const MlaShape shape = Shape(4, 48, 8, DType::kBf16);
+// Rows of one sequence, which share what is widened: across the edges of blocks and of a segment,
+// with and without lanes that no head has, among rows of another sequence.
+TEST(Mla, ConsecutiveRowsOfASequence) {
+  for (const int64_t heads : {3, 16, 20}) {
+    for (const DType type : {DType::kBf16, DType::kF8E4M3}) {
+      const MlaShape shape = Shape(heads, 32, 8, type);
+      const Cache cache(shape, 1100, 31), other(shape, 80, 32);
+      std::vector<MlaRow> rows = {{.block = other.block(), .position = 79}};
+      for (const auto& [first, end] : {std::pair{0, 5}, {58, 70}, {1020, 1031}}) {
+        for (int32_t p = first; p < end; ++p)
+          rows.push_back({.block = cache.block(), .position = p});
+      }
+      const int64_t t = static_cast<int64_t>(rows.size());
+      const std::vector<float> q_latent = Random(t * heads * 32, 33, 2),
+                               q_rope = Random(t * heads * 8, 34, 2);
+      std::vector<float> expected;
+      for (int64_t i = 0; i < t * heads; ++i) {
+        const std::vector<float> out =
+            ByDefinition(shape, i < heads ? other : cache, rows[i / heads].position,
+                         &q_latent[i * 32], &q_rope[i * 8]);
+        expected.insert(expected.end(), out.begin(), out.end());
+      }
+      ForEachContext([&](const KernelContext& ctx) {
+        ASSERT_TRUE(SameBits(Attend(ctx, shape, rows, q_latent, q_rope, Rounding::kNone), expected))
+            << heads << " heads";
+      });
+    }
+  }
+}
+
+class MlaCacheType : public testing::TestWithParam<DType> {};
+
+TEST_P(MlaCacheType, KeysBeyondThePositionAreNotRead) {
+  const MlaShape shape = Shape(4, 48, 8, GetParam());
   const Cache longer(shape, 192, 6),
       shorter(shape, 101, 6);  // the same keys as far as the shorter one goes, NaN behind
   const std::vector<float> q_latent = Random(4 * 48, 7), q_rope = Random(4 * 8, 8);
@@ -235,6 +296,41 @@ TEST(Mla, KeysBeyondThePositionAreNotRead) {
   }
 }
 
+INSTANTIATE_TEST_SUITE_P(Types, MlaCacheType,
+                         testing::Values(DType::kF32, DType::kBf16, DType::kF8E4M3),
+                         [](const auto& info) { return DTypeName(info.param); });
+
+// Against attention in double over the latents as they were before any rounding: what the format
+// may cost. |c_kv| <= 1 and so is every scale * 448: a code is off by 2^-4 of its value (3 bits
+// behind the point, half a step), k_rope by 2^-9. Scores move by at most the sum of |q| times that,
+// times the softmax's scale; a weight then by a factor e^(2 of it); so a convex sum of values up to
+// 1 by that factor less 1, and by the 2^-4 of the values themselves.
+TEST(Mla, Fp8IsAsFarFromTheLatentsAsItsRoundingAllows) {
+  const MlaShape shape = Shape(3, 200, 8, DType::kF8E4M3);
+  MlaShape exact = shape;
+  exact.cache_type = DType::kF32;
+  const int32_t position = 150;
+  const Cache rounded(shape, position + 1, 21), as_it_was(exact, position + 1, 21);
+  const std::vector<float> q_latent = Random(3 * 200, 22, 0.25f), q_rope = Random(3 * 8, 23, 0.25f);
+  const std::vector<float> out =
+      Attend(Context(BestIsa()), shape, {{.block = rounded.block(), .position = position}},
+             q_latent, q_rope, Rounding::kNone);
+  double worst = 0;
+  for (int64_t h = 0; h < 3; ++h) {
+    double moved = 0;
+    for (int64_t k = 0; k < 200; ++k) moved += std::fabs(q_latent[h * 200 + k]) * 0x1p-4;
+    for (int64_t k = 0; k < 8; ++k) moved += std::fabs(q_rope[h * 8 + k]) * 0x1p-9;
+    const double bound = std::expm1(2 * moved * shape.softmax_scale) + 0x1p-4 + 1e-5;
+    const std::vector<double> expected =
+        Naive(exact, as_it_was, position, &q_latent[h * 200], &q_rope[h * 8]);
+    for (int64_t k = 0; k < 200; ++k) {
+      ASSERT_NEAR(out[h * 200 + k], expected[k], bound);
+      worst = std::max(worst, std::fabs(out[h * 200 + k] - expected[k]));
+    }
+  }
+  EXPECT_GT(worst, 1e-4) << "as near as float32: nothing was rounded to 8 bits";
+}
+
 TEST(Mla, LargeScoresDoNotOverflow) {
   MlaShape shape = Shape(2, 16, 4, DType::kF32);
   shape.softmax_scale = 500;  // scores in the hundreds and thousands: all the weight on one key
@@ -248,28 +344,6 @@ TEST(Mla, LargeScoresDoNotOverflow) {
       const std::vector<double> naive =
           Naive(shape, cache, 99, &q_latent[head * 16], &q_rope[head * 4]);
       for (int64_t k = 0; k < 16; ++k) ASSERT_NEAR(out[head * 16 + k], naive[k], 1e-2);
-    }
-  }
-}
-
-TEST(Mla, StoreLatentLaysOutPositionAfterPosition) {
-  for (DType type : {DType::kF32, DType::kBf16}) {
-    const MlaShape shape = Shape(1, 3, 2, type);
-    EXPECT_EQ(CacheBlockBytes(shape), 64 * 5 * DTypeBytes(type));
-    std::vector<std::byte> block(CacheBlockBytes(shape));
-    const float c_kv[] = {1.001f, 2, 3}, k_rope[] = {4, 5.003f};
-    StoreLatent(shape, c_kv, k_rope, block.data(), 63);
-    const float expected[] = {1.001f, 2, 3, 4, 5.003f};
-    for (int64_t i = 0; i < 5; ++i) {
-      if (type == DType::kF32) {
-        float v;
-        std::memcpy(&v, &block[(63 * 5 + i) * 4], 4);
-        EXPECT_EQ(v, expected[i]);
-      } else {
-        Bf16 v;
-        std::memcpy(&v, &block[(63 * 5 + i) * 2], 2);
-        EXPECT_EQ(v, F32ToBf16(expected[i]));
-      }
     }
   }
 }

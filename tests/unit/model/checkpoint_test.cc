@@ -308,6 +308,53 @@ TEST(CheckpointRead, NanOrInfinityInAScale) {
   }
 }
 
+TEST(CheckpointRead, Fp8BlocksAreWhatReadRowsDecodes) {
+  const CheckpointCopy copy("v3_fp8");
+  const std::unique_ptr<Checkpoint> checkpoint = OpenOrDie(copy);
+  EXPECT_TRUE(checkpoint->IsFp8(kDown));
+  const std::vector<float> all = *checkpoint->ReadAll(kDown);  // [192, 328]
+  for (const int64_t block_row : {0, 1}) {
+    const int64_t rows = block_row == 0 ? 128 : 64;
+    std::vector<uint8_t> codes(rows * 328 + 1, 5);
+    float scale[4] = {0, 0, 0, 5};
+    ASSERT_TRUE(checkpoint->ReadFp8Blocks(kDown, block_row, codes.data(), scale).ok());
+    for (int64_t i = 0; i < rows * 328; ++i) {
+      ASSERT_EQ(F8E4M3ToF32(codes[i]) * scale[i % 328 / 128], all[block_row * 128 * 328 + i]) << i;
+    }
+    EXPECT_EQ(codes.back(), 5);
+    EXPECT_EQ(scale[3], 5);
+  }
+}
+
+TEST(CheckpointRead, Fp8BlocksOfWhatHasNone) {
+  const CheckpointCopy copy("v3_fp8");
+  const std::unique_ptr<Checkpoint> checkpoint = OpenOrDie(copy);
+  std::vector<uint8_t> codes(128 * 328);
+  float scale[3];
+  const auto code = [&](const std::string& tensor, int64_t block_row) {
+    return checkpoint->ReadFp8Blocks(tensor, block_row, codes.data(), scale).code();
+  };
+  EXPECT_FALSE(checkpoint->IsFp8("lm_head.weight"));
+  EXPECT_FALSE(checkpoint->IsFp8("nothing"));
+  EXPECT_EQ(code("lm_head.weight", 0), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(code("nothing", 0), absl::StatusCode::kNotFound);
+  EXPECT_EQ(code(kDown, 2), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(code(kDown, -1), absl::StatusCode::kOutOfRange);
+}
+
+TEST(CheckpointRead, NanInFp8Blocks) {
+  const CheckpointCopy copy("v3_fp8");
+  copy.PatchTensor(FileOf(copy, kDown), kDown, 130 * 328 + 200, "\x7f");
+  const std::unique_ptr<Checkpoint> checkpoint = OpenOrDie(copy);
+  std::vector<uint8_t> codes(128 * 328);
+  float scale[3];
+  EXPECT_TRUE(checkpoint->ReadFp8Blocks(kDown, 0, codes.data(), scale).ok());
+  const Status status = checkpoint->ReadFp8Blocks(kDown, 1, codes.data(), scale);
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr(kDown), HasSubstr("NaN at [130, 200]")));
+}
+
 TEST(CheckpointRead, FileCutShortAfterOpen) {
   const CheckpointCopy copy("v3");
   const std::unique_ptr<Checkpoint> checkpoint = OpenOrDie(copy);

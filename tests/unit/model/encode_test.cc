@@ -2,63 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
-#include <limits>
-#include <vector>
 
 namespace atl::model {
 namespace {
-
-// The code whose value is nearest to v, the even code on a tie, by looking at all of them.
-template <typename Decode>
-uint32_t NearestCode(float v, uint32_t num_codes, Decode decode) {
-  uint32_t best = 0;
-  double distance = INFINITY;
-  for (uint32_t code = 0; code < num_codes; ++code) {
-    const double value = decode(code);
-    if (!std::isfinite(value)) continue;
-    const double d = std::fabs(value - static_cast<double>(v));
-    if (d < distance || (d == distance && code % 2 == 0)) {
-      best = code;
-      distance = d;
-    }
-  }
-  return best;
-}
-
-TEST(Encode, EveryF8E4M3RoundTrips) {
-  for (uint32_t code = 0; code < 256; ++code) {
-    const float value = F8E4M3ToF32(static_cast<uint8_t>(code));
-    if (std::isnan(value)) {
-      EXPECT_EQ(F32ToF8E4M3(value) & 0x7f, 0x7f);
-    } else {
-      EXPECT_EQ(F32ToF8E4M3(value), code) << value;
-    }
-  }
-}
-
-TEST(Encode, F8E4M3TakesTheNearest) {
-  const auto decode = [](uint32_t code) { return F8E4M3ToF32(static_cast<uint8_t>(code)); };
-  std::vector<float> values = {0.0f, 1e-30f, 440.0f, 447.9f, 448.0f};
-  for (uint32_t code = 0; code + 1 < 127; ++code) {
-    const float low = decode(code), high = decode(code + 1), middle = (low + high) / 2;
-    for (const float v : {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, 1e9f),
-                          low + (high - low) / 3}) {
-      values.push_back(v);
-    }
-  }
-  for (const float v : values) {
-    EXPECT_EQ(F32ToF8E4M3(v), NearestCode(v, 128, decode)) << v;
-    EXPECT_EQ(F32ToF8E4M3(-v), NearestCode(v, 128, decode) | 0x80) << -v;
-  }
-}
-
-TEST(Encode, F8E4M3Saturates) {
-  EXPECT_EQ(F32ToF8E4M3(449), 0x7e);
-  EXPECT_EQ(F32ToF8E4M3(-INFINITY), 0xfe);
-  EXPECT_EQ(F32ToF8E4M3(NAN) & 0x7f, 0x7f);
-}
 
 TEST(Encode, EveryF16RoundTripsAndMiddlesGoToEven) {
   for (uint32_t code = 0; code < 0x7c00; ++code) {
@@ -74,6 +21,26 @@ TEST(Encode, EveryF16RoundTripsAndMiddlesGoToEven) {
   EXPECT_EQ(F32ToF16(INFINITY), 0x7c00);
   EXPECT_EQ(F32ToF16(-1e30f), 0xfc00);
   EXPECT_TRUE(std::isnan(F16ToF32(F32ToF16(NAN))));
+}
+
+// Two blocks of columns: the largest of each becomes 448, what is divided by is given back.
+TEST(Encode, BlocksAreScaledByTheirLargest) {
+  std::vector<float> values = {1, -8, 0.5f, 3, 2,  //
+                               4, 2,  7,    0, -0.25f};
+  const std::vector<float> original = values;
+  const std::vector<float> scale = ScaleBlocks(values, 5, 3);
+  EXPECT_EQ(scale, (std::vector<float>{8.0f / 448, 3.0f / 448}));
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(values[i], original[i] / scale[i % 5 / 3]);
+  EXPECT_EQ(F32ToF8E4M3(values[1]), 0xfe);
+  EXPECT_EQ(F32ToF8E4M3(values[3]), 0x7e);
+}
+
+TEST(Encode, BlocksOfNothingHaveTheScale1) {
+  for (const float nothing : {0.0f, -std::numeric_limits<float>::denorm_min()}) {
+    std::vector<float> values(6, nothing);
+    EXPECT_EQ(ScaleBlocks(values, 3, 128), std::vector<float>{1});
+    EXPECT_EQ(F32ToF8E4M3(values[5]) & 0x7f, 0);
+  }
 }
 
 }  // namespace

@@ -50,9 +50,32 @@ TEST(Plan, QuantisedProfilesSpareEmbeddingAndGate) {
   EXPECT_EQ((q8.memory_bytes - q4.memory_bytes) * 16, (q4.params - kv_b) * 8);
 }
 
+// What V3's files hold in FP8 is held in FP8, but for kv_b_proj: 61 layers of 256 x 128 x 512.
+TEST(Plan, Fp8ProfileHoldsWhatFilesDo) {
+  const Plan plan = Make(Options("v3", "fp8w"));
+  const int64_t kv_b = int64_t{61} * 2 * 128 * 128 * 512;
+  for (const PartSize& part : plan.parts) {
+    const double stored = static_cast<double>(part.stored_bytes);
+    switch (part.part) {
+      case ModelPart::kNorm:
+      case ModelPart::kGate:  // norms and biases become float32
+        break;
+      case ModelPart::kEmbedding:
+      case ModelPart::kHead:
+        EXPECT_EQ(part.memory_bytes, part.stored_bytes);
+        break;
+      default:
+        // Eight copies of each block's scale instead of one.
+        EXPECT_NEAR(part.memory_bytes - (part.part == ModelPart::kAttention ? kv_b : 0), stored,
+                    stored / 500)
+            << ModelPartName(part.part);
+    }
+  }
+}
+
 // Looked up row by row, and read as a whole as the head: two copies, of different formats.
 TEST(Plan, ATiedEmbeddingIsHeldTwice) {
-  for (const char* profile : {"reference", "bf16", "q8", "q4"}) {
+  for (const char* profile : {"reference", "bf16", "fp8w", "q8", "q4"}) {
     PlanOptions options = Options("v3", profile);
     const Plan untied = Make(options);
     options.config.tie_word_embeddings = true;
@@ -129,6 +152,26 @@ TEST(Plan, CacheOfV2IsThePapers) {
   // 16 bits), the latent being kept in 6 bits.
   const double deepseek_67b_bits = 95 * 8 * 2 * 128 * 16.0;
   EXPECT_NEAR(1 - mla.values * 6 / deepseek_67b_bits, 0.933, 0.0005);
+}
+
+// 656 bytes a token and layer, of V2-Lite's 27; the 8 groups' heads in 8 bits with their scales.
+TEST(Plan, CacheInFp8CountsItsScalesAndWhatStaysBf16) {
+  const Plan fp8 = Make(Options("v2-lite", "q8+fp8cache")), bf16 = Make(Options("v2-lite", "q8"));
+  EXPECT_EQ(bf16.cache.front().bytes, 27 * 1152);
+  EXPECT_EQ(fp8.cache.front().bytes, 27 * 656);
+  EXPECT_EQ(fp8.cache.front().values, bf16.cache.front().values);
+  EXPECT_EQ(fp8.attention.sequence_bytes, int64_t{4096} * 27 * 656);
+  EXPECT_EQ(Form(fp8, "GQA").bytes, 27 * (8 * 256 + 16 * 4));
+  EXPECT_EQ(fp8.attention.weight_bytes, bf16.attention.weight_bytes);
+}
+
+// V3: 61 layers of W_UK, 128 heads x 128 x 512, a second time; a token that is generated meets one.
+TEST(Plan, ExpandedPromptsHoldAnotherWuk) {
+  const Plan expanded = Make(Options("v3", "bf16+expanded")), absorbed = Make(Options("v3"));
+  const int64_t more = int64_t{61} * 128 * 128 * 512 * 2;
+  EXPECT_EQ(expanded.attention.weight_bytes - absorbed.attention.weight_bytes, more);
+  EXPECT_EQ(expanded.active_bytes, absorbed.active_bytes);
+  EXPECT_EQ(expanded.attention.sequence_bytes, absorbed.attention.sequence_bytes);
 }
 
 TEST(Plan, CacheOfMultiHeadAttentionIsItsOwn) {

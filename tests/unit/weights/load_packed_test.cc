@@ -126,6 +126,71 @@ TEST(LoadPacked, QuantisesFromWhatTheCheckpointHolds) {
   }
 }
 
+TEST(LoadPacked, Fp8BlocksStayAsTheyAre) {
+  const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v3_fp8");
+  ThreadPool pool({.num_threads = 3});
+  for (const char* tensor :
+       {"model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.experts.0.up_proj.weight",
+        "model.layers.2.self_attn.q_b_proj.weight"}) {
+    const StatusOr<PackedMatrix> packed =
+        LoadPacked(*checkpoint, tensor, MatrixFormat::kFp8, &pool);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    EXPECT_EQ(packed->format(), WeightFormat::kFp8);
+    ExpectRows(*checkpoint, tensor, *packed, /*rounded=*/false);
+    const PackedMatrix alone = *LoadPacked(*checkpoint, tensor, MatrixFormat::kFp8, nullptr);
+    for (int64_t i = 0; i < alone.num_panels(); ++i)
+      EXPECT_EQ(std::memcmp(alone.panel(i), packed->panel(i), alone.panel_bytes()), 0) << i;
+  }
+}
+
+// The rule that DeepSeek's own quantisation follows, by looking at every code.
+TEST(LoadPacked, Fp8BlocksAreMadeOfBf16) {
+  const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v2_lite");
+  const std::string tensor = "model.layers.0.mlp.gate_proj.weight";
+  const PackedMatrix packed = *LoadPacked(*checkpoint, tensor, MatrixFormat::kFp8, nullptr);
+  const std::vector<float> all = *checkpoint->ReadAll(tensor);
+  const int64_t n = packed.n(), k = packed.k();
+  ASSERT_GT(n, 128) << "more than one block down";
+  ASSERT_GT(k, 128) << "and across";
+  std::vector<float> row(k);
+  for (int64_t i = 0; i < n; ++i) {
+    packed.ReadRow(i, row.data());
+    for (int64_t j = 0; j < k; ++j) {
+      float most = 0;
+      for (int64_t r = i / 128 * 128; r < std::min(n, i / 128 * 128 + 128); ++r) {
+        for (int64_t c = j / 128 * 128; c < std::min(k, j / 128 * 128 + 128); ++c)
+          most = std::max(most, std::abs(all[r * k + c]));
+      }
+      const float scale = most / 448, wanted = all[i * k + j] / scale;
+      float nearest = 0;
+      for (int code = 0; code < 127; ++code) {
+        const float value = std::copysign(F8E4M3ToF32(static_cast<uint8_t>(code)), wanted);
+        const float closer = std::abs(value - wanted) - std::abs(nearest - wanted);
+        if (closer < 0 || (closer == 0 && code % 2 == 0)) nearest = value;
+      }
+      ASSERT_EQ(row[j], nearest * scale) << i << " " << j;
+    }
+  }
+}
+
+TEST(LoadPacked, Fp8ScalesHaveALimit) {
+  atl::testing::TempDir dir;
+  const std::string from = atl::testing::GoldenCheckpointDir("v3");
+  for (const char* name : {"/config.json", "/model.safetensors"}) {
+    ASSERT_TRUE(WriteFileAtomically(dir.path() + name, *ReadFile(from + name)).ok());
+  }
+  const std::string tensor = "model.layers.0.mlp.down_proj.weight";
+  const model::TensorInfo info = *OpenGolden("v3")->Find(tensor);
+  std::string bytes = *ReadFile(dir.File("model.safetensors"));
+  bytes.replace(info.offset + 2 * (3 * info.shape[1] + 150), 2, "\xe0\x47");  // 114688
+  ASSERT_TRUE(WriteFileAtomically(dir.File("model.safetensors"), bytes).ok());
+  const std::unique_ptr<Checkpoint> checkpoint = *Checkpoint::Open(dir.path());
+  const Status status = LoadPacked(*checkpoint, tensor, MatrixFormat::kFp8, nullptr).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(tensor));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("256 at [0, 1]"));
+}
+
 TEST(LoadPacked, Errors) {
   const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v3");
   EXPECT_EQ(LoadPacked(*checkpoint, "nothing", MatrixFormat::kExact, nullptr).status().code(),
@@ -191,7 +256,8 @@ TEST(LoadFfn, GateAndUpOfDifferentTypes) {
     for (const auto& [rule, formats] : {std::pair{MatrixFormat::kExact, exact},
                                         {MatrixFormat::kBf16, Formats(3, kBf16)},
                                         {MatrixFormat::kQ8, Formats(3, WeightFormat::kQ8)},
-                                        {MatrixFormat::kQ4, Formats(3, WeightFormat::kQ4)}}) {
+                                        {MatrixFormat::kQ4, Formats(3, WeightFormat::kQ4)},
+                                        {MatrixFormat::kFp8, Formats(3, WeightFormat::kFp8)}}) {
       const StatusOr<kernels::FfnWeights> ffn = LoadFfn(*checkpoint, prefix, rule, nullptr);
       ASSERT_TRUE(ffn.ok()) << ffn.status();
       EXPECT_EQ((Formats{ffn->gate.format(), ffn->up.format(), ffn->down.format()}), formats);

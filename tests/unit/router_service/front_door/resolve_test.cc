@@ -73,6 +73,15 @@ TEST(ResolveTest, DoSampleFalseIsTemperatureZeroUnlessAskedFor) {
   EXPECT_FLOAT_EQ(Resolve(request, kPrompt, context).start.sampling().temperature(), 0.3f);
 }
 
+TEST(ResolveTest, PromptsAreExpandedWhereTheProfileSaysSo) {
+  pb::GenerateRequest request;
+  request.mutable_resume_from()->add_ids(9);
+  EXPECT_EQ(Resolve(request, kPrompt, Context()).num_expanded, 0);
+  ResolveContext context = Context();
+  context.expands_prompts = true;
+  EXPECT_EQ(Resolve(request, kPrompt, context).num_expanded, kPrompt.size());
+}
+
 TEST(ResolveTest, ASeedIsKeptOrChosen) {
   const ResolveContext context = Context();
   EXPECT_NE(Resolve({}, kPrompt, context).start.sampling().seed(),
