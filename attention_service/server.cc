@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "attention_service/engine.h"
 #include "attention_service/engine_metrics.h"
 #include "attention_service/model_weights.h"
@@ -17,10 +17,12 @@
 #include "base/log.h"
 #include "base/thread_pool.h"
 #include "cluster/announcements.h"
+#include "cluster/drain.h"
 #include "cluster/join_client.h"
 #include "cluster/link_acceptor.h"
 #include "cluster/link_connector.h"
 #include "cluster/node_info.h"
+#include "cluster/uptime.h"
 #include "kernels/context.h"
 #include "metrics/metrics_server.h"
 #include "model/checkpoint.h"
@@ -36,8 +38,6 @@ namespace atl::attention {
 namespace {
 
 namespace pb = atollpb::v1;
-
-constexpr absl::Duration kDrainPoll = absl::Milliseconds(10);
 
 class AttentionServerImpl : public AttentionServer {
  public:
@@ -258,8 +258,8 @@ void AttentionServerImpl::DrainAndStop() {
   server_->SetReady(false);
   engine_->StopAdmitting();
   join_->StateChanged();
-  const absl::Time deadline = absl::Now() + options_.node.drain_timeout;
-  while (engine_->num_sequences() > 0 && absl::Now() < deadline) absl::SleepFor(kDrainPoll);
+  cluster::DrainUntil([this] { return engine_->num_sequences() == 0; },
+                      cluster::Uptime() + options_.node.drain_timeout);
   Stop();
 }
 

@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/request_flags.h"
 #include "cli/server_loop.h"
+#include "cluster/node_info.h"
 #include "rpc/channel.h"
 #include "rpc/status.h"
 
@@ -14,19 +15,6 @@ namespace {
 namespace pb = atollpb::v1;
 
 constexpr absl::Duration kTimeout = absl::Seconds(3);
-
-const char* RoleName(pb::NodeRole role) {
-  switch (role) {
-    case pb::NODE_ROLE_ROUTER:
-      return "router";
-    case pb::NODE_ROLE_ATTENTION:
-      return "attention";
-    case pb::NODE_ROLE_EXPERT:
-      return "expert";
-    default:
-      return "?";
-  }
-}
 
 std::string StateOf(const pb::Announcement& node, const std::string& planner) {
   if (node.state().draining()) return "draining";
@@ -74,7 +62,7 @@ int RunNodes(const std::string& command, int argc, char** argv) {
   std::printf("%-16s %-10s %-22s %-13s %-8s %s\n", "NAME", "ROLE", "GRPC", "STATE", "PID", "HOLDS");
   for (const pb::Announcement& node : snapshot->view().nodes()) {
     std::printf("%-16s %-10s %-22s %-13s %-8d %s\n", node.info().name().c_str(),
-                RoleName(node.info().role()), node.info().grpc_address().c_str(),
+                cluster::RoleName(node.info().role()), node.info().grpc_address().c_str(),
                 StateOf(node, snapshot->planner()).c_str(), static_cast<int>(node.info().pid()),
                 HoldsOf(node).c_str());
   }

@@ -3,7 +3,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "attention_service/engine_metrics.h"
 #include "attention_service/service.h"
 #include "base/log.h"
@@ -89,10 +89,7 @@ class ServeProcessImpl : public ServeProcess {
   void DrainAndStop() override {
     server_->SetReady(false);
     front_door_->StopAdmitting();
-    const absl::Time deadline = absl::Now() + drain_timeout_;
-    while (front_door_->num_running() + front_door_->num_queued() > 0 && absl::Now() < deadline) {
-      absl::SleepFor(absl::Milliseconds(10));
-    }
+    front_door_->WaitUntilIdle(drain_timeout_);
     front_door_->EndAll();
     server_->Stop(absl::Seconds(1));
     stack_->Stop();

@@ -6,8 +6,9 @@
 #include <thread>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/log.h"
+#include "cluster/drain.h"
 #include "cluster/join_client.h"
 #include "cluster/link_acceptor.h"
 #include "cluster/loop_thread.h"
@@ -22,10 +23,6 @@
 
 namespace atl::expert {
 namespace {
-
-constexpr absl::Duration kDrainPoll = absl::Milliseconds(10);
-constexpr absl::Duration kQuiet =
-    absl::Milliseconds(100);  // no work for so long: routers send elsewhere
 
 std::vector<ExpertKey> ToKeys(const cluster::LayerExpertsProto& layers) {
   std::vector<ExpertKey> keys;
@@ -215,12 +212,8 @@ void ExpertServerImpl::DrainAndStop() {
   const absl::Duration give_up = cluster::Uptime() + options_.node.drain_timeout;
   draining_ = true;
   OnStoreChanged();
-  while (!MayLeave() && cluster::Uptime() < give_up) absl::SleepFor(kDrainPoll);
-  absl::Duration busy = cluster::Uptime();
-  while (cluster::Uptime() - busy < kQuiet && cluster::Uptime() < give_up) {
-    if (engine_->stats().queued_rows > 0) busy = cluster::Uptime();
-    absl::SleepFor(kDrainPoll);
-  }
+  cluster::DrainUntil([this] { return MayLeave(); }, give_up);
+  cluster::DrainUntilQuiet([this] { return engine_->stats().queued_rows > 0; }, give_up);
   LogInfo("drained, %d bytes still held", store_->bytes_held());
   Stop();
 }

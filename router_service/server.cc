@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/thread_pool.h"
 #include "cluster/cluster_service.h"
+#include "cluster/drain.h"
 #include "cluster/join_client.h"
 #include "cluster/link_acceptor.h"
 #include "cluster/link_connector.h"
@@ -34,9 +35,6 @@
 namespace atl::router {
 namespace {
 
-constexpr absl::Duration kDrainPoll = absl::Milliseconds(10);
-constexpr absl::Duration kQuiet =
-    absl::Milliseconds(100);  // no dispatch for so long: attention nodes have gone elsewhere
 constexpr absl::Duration kReadyInterval = absl::Milliseconds(500);
 constexpr absl::Duration kStopGrace = absl::Seconds(1);
 
@@ -323,20 +321,13 @@ void RouterServerImpl::DrainAndStop() {
   front_door_->StopAdmitting();
   loop_.loop()->Post([this] { UpdateReady(); });
   AnnounceSelf();
-  while (front_door_->num_running() + front_door_->num_queued() > 0 &&
-         cluster::Uptime() < give_up) {
-    absl::SleepFor(kDrainPoll);
-  }
+  front_door_->WaitUntilIdle(give_up - cluster::Uptime());
   front_door_->EndAll();
   // Other routers' sequences may still be dispatched here: what is under way is finished, new calls
   // are told to go elsewhere.
   acceptor_->service()->SetAccepting(false);
   loop_.loop()->Post([this] { dispatch_server_->StartDrain(); });
-  absl::Duration busy = cluster::Uptime();
-  while (cluster::Uptime() - busy < kQuiet && cluster::Uptime() < give_up) {
-    if (dispatcher_->outstanding() > 0) busy = cluster::Uptime();
-    absl::SleepFor(kDrainPoll);
-  }
+  cluster::DrainUntilQuiet([this] { return dispatcher_->outstanding() > 0; }, give_up);
   Stop(kStopGrace);
 }
 

@@ -64,6 +64,10 @@ int FrontDoor::num_running() const { return state_->sessions.num_running(); }
 
 int FrontDoor::num_queued() const { return state_->sessions.num_queued(); }
 
+bool FrontDoor::WaitUntilIdle(absl::Duration timeout) const {
+  return state_->sessions.WaitUntilIdle(timeout);
+}
+
 FrontDoorStats FrontDoor::stats() const { return state_->sessions.stats(); }
 
 void FrontDoor::EndAll() {

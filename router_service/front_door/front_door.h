@@ -67,10 +67,12 @@ class FrontDoor {
 
   // The directory has changed: waiting requests look again.
   void OnDirectoryChanged();
-  // New calls get UNAVAILABLE + RetryInfo; those running go on. Wait for them with `num_running`.
+  // New calls get UNAVAILABLE + RetryInfo; those running go on. `WaitUntilIdle` waits for them.
   void StopAdmitting();
   int num_running() const;
   int num_queued() const;
+  // No request runs or waits; false where `timeout` passes first.
+  bool WaitUntilIdle(absl::Duration timeout) const;
   FrontDoorStats stats() const;
   // Ends what still runs with UNAVAILABLE + RetryInfo.
   void EndAll();

@@ -146,4 +146,12 @@ int Sessions::num_queued() const {
   return static_cast<int>(queue_.size());
 }
 
+bool Sessions::WaitUntilIdle(absl::Duration timeout) const {
+  absl::MutexLock lock(&mu_);
+  const auto idle = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return running_.empty() && queue_.empty();
+  };
+  return mu_.AwaitWithTimeout(absl::Condition(&idle), timeout);
+}
+
 }  // namespace atl::front_door

@@ -62,6 +62,8 @@ class Sessions {
   void EndAll();
   int num_running() const;
   int num_queued() const;
+  // No request runs or waits; false where `timeout` passes first.
+  bool WaitUntilIdle(absl::Duration timeout) const;
 
   // One request has ended with this status; `ended` says what it did (its `requests` stay empty).
   void Count(absl::StatusCode code, const FrontDoorStats& ended);

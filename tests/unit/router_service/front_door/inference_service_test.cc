@@ -12,6 +12,8 @@ namespace {
 
 using testing::Eventually;
 
+constexpr absl::Duration kPatience = absl::Seconds(60);
+
 namespace pb = atollpb::v1;
 
 class InferenceServiceTest : public ServiceFixture {};
@@ -114,7 +116,7 @@ TEST_F(InferenceServiceTest, AFullQueueCarriesRetryInfo) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(rpc::RetryDelay(status), kQueueFullRetry);
   context.TryCancel();
-  ASSERT_TRUE(Eventually([&] { return front_door_->num_running() == 0; }));
+  ASSERT_TRUE(front_door_->WaitUntilIdle(kPatience));
   EXPECT_TRUE(node_->last()->cancelled);
 }
 
@@ -151,7 +153,7 @@ TEST_F(InferenceServiceTest, TheDeadlineEndsACallAfterWhatWasGenerated) {
   while (reader->Read(&delta)) tokens += delta.token_ids_size();
   EXPECT_EQ(tokens, 2);
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
-  ASSERT_TRUE(Eventually([&] { return front_door_->num_running() == 0; }));
+  ASSERT_TRUE(front_door_->WaitUntilIdle(kPatience));
   EXPECT_TRUE(node_->last()->cancelled);
 }
 
@@ -171,8 +173,7 @@ TEST_F(InferenceServiceTest, ClientsThatHangUpLeaveNothingBehind) {
   for (const auto& context : contexts) context->TryCancel();
   for (const auto& reader : readers)
     EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
-  ASSERT_TRUE(
-      Eventually([&] { return front_door_->num_running() + front_door_->num_queued() == 0; }));
+  ASSERT_TRUE(front_door_->WaitUntilIdle(kPatience));
   for (const auto& run : node_->Runs()) EXPECT_TRUE(run->cancelled);
   // And the next one is served.
   AnswerAtOnce();
