@@ -29,12 +29,13 @@ class Settings:
     threading: str = "openmp"  # or "threads"
     flash_attn: str = "on"
     repack: bool = True
+    load: str = "mmap"  # or "none": read into memory
     ubatch: int = 512
     unified: bool = False  # one cache for all sequences; with several only
 
     def __str__(self):
         return (f"-t {self.threads} -fa {self.flash_attn} -ub {self.ubatch}{'' if self.repack else ' --no-repack'}"
-                f"{' -kvu' if self.unified else ''}, {self.threading}")
+                f"{'' if self.load == 'mmap' else ' -lm ' + self.load}{' -kvu' if self.unified else ''}, {self.threading}")
 
     def environment(self):
         return {} if self.threading == "openmp" else {"LD_LIBRARY_PATH": built("threads", "bin")}
@@ -42,7 +43,7 @@ class Settings:
     def common_flags(self):
         """Of the tools that share llama.cpp's flags: all but llama-bench."""
         return ["-t", str(self.threads), "-fa", self.flash_attn, "-b", str(BATCH), "-ub", str(self.ubatch),
-                "--repack" if self.repack else "--no-repack", "-kvu" if self.unified else "-no-kvu"]
+                "-lm", self.load, "--repack" if self.repack else "--no-repack", "-kvu" if self.unified else "-no-kvu"]
 
 
 def built(*names):
@@ -79,7 +80,7 @@ def bench(path, settings, flags):
     """llama-bench: its rows."""
     return rows(run("llama-bench", [
         "-m", path, "-t", str(settings.threads), "-fa", settings.flash_attn, "-b", str(BATCH), "-ub",
-        str(settings.ubatch), "--repack", str(int(settings.repack)), "-r", "1", "-o", "jsonl", *flags
+        str(settings.ubatch), "--repack", str(int(settings.repack)), "-lm", settings.load, "-r", "1", "-o", "jsonl", *flags
     ], settings.environment()))
 
 

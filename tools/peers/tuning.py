@@ -11,8 +11,8 @@ REPEATS = 2  # of each trial; the faster counts
 
 def choices(threads):
     """What matters to every work: (setting, values) in the order of trying."""
-    return [("threading", ["openmp", "threads"]), ("repack", [True, False]), ("flash_attn", ["on", "off"]),
-            ("threads", sorted({threads, max(1, threads // 2)}, reverse=True))]
+    return [("threading", ["openmp", "threads"]), ("repack", [True, False]), ("load", ["mmap", "none"]),
+            ("flash_attn", ["on", "off"]), ("threads", sorted({threads, max(1, threads // 2)}, reverse=True))]
 
 
 def tune(measure, start, to_try):
