@@ -12,7 +12,8 @@ namespace atl::attention {
 // (docs/numerics.md). Thread-compatible.
 class DraftPolicy {
  public:
-  // Steps of more rows, guesses included, get no guesses: they do not pay there, unmeasured.
+  // The sequences that decode never have more rows than these in a step, guesses included: they do
+  // not pay there, unmeasured. (Rows of prompts in the same step do not count.)
   static constexpr int64_t kMaxRows = 32;
 
   explicit DraftPolicy(int max_depth) : max_depth_(max_depth) {}

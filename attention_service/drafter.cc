@@ -16,6 +16,11 @@ constexpr absl::Duration kPatience = absl::Seconds(2);
 constexpr absl::Duration kFirstPause = absl::Minutes(1);
 constexpr absl::Duration kLongestPause = absl::Hours(1);
 
+// The MTP layer's row of a computed position: it holds the token after it.
+StepRow MtpRow(const Sequence& s, int64_t position, size_t part_idx) {
+  return {s.ids[position + 1], static_cast<int32_t>(position), static_cast<int32_t>(part_idx)};
+}
+
 }  // namespace
 
 Drafter::Drafter(const kernels::KernelContext& ctx, const ModelWeights* weights,
@@ -66,6 +71,27 @@ int Drafter::ChooseDepth(const Step& step, absl::Duration took) {
                                      [this](const auto& part) { return Decodes(part); }));
 }
 
+void Drafter::FeedFinished(const Step& step, const float* hidden) {
+  const int64_t d = weights_->config.hidden_size;
+  feed_rows_.clear();
+  feed_states_.clear();
+  for (size_t i = 0; i < step.parts.size(); ++i) {
+    const Step::Part& part = step.parts[i];
+    const Sequence& s = *part.sequence;
+    if (!s.finished) continue;
+    // The last computed position may have no token after it: nothing was asked for.
+    const int64_t first = step.rows[part.first_row].position;
+    const int64_t end = std::min(
+        {s.kept_blocks * kernels::kCacheBlock, s.computed, static_cast<int64_t>(s.ids.size()) - 1});
+    for (int64_t position = first; position < end; ++position) {
+      feed_rows_.push_back(MtpRow(s, position, i));
+      const float* state = hidden + (part.first_row + position - first) * d;
+      feed_states_.insert(feed_states_.end(), state, state + d);
+    }
+  }
+  if (!feed_rows_.empty()) runner_->FeedMtp(feed_rows_, step.block_tables, feed_states_.data());
+}
+
 // Every computed position has its next token by now. The last ones of sequences that are to be
 // guessed for go through the whole layer, of the others only the latents are wanted.
 void Drafter::Collect(const Step& step, const float* hidden, int depth) {
@@ -81,8 +107,7 @@ void Drafter::Collect(const Step& step, const float* hidden, int depth) {
     const int64_t most = Decodes(part) ? std::min<int64_t>(depth, MostDrafts(*s)) : 0;
     const int64_t first = step.rows[part.first_row].position;
     for (int64_t position = first; position < s->computed; ++position) {
-      const StepRow row = {s->ids[position + 1], static_cast<int32_t>(position),
-                           static_cast<int32_t>(i)};
+      const StepRow row = MtpRow(*s, position, i);
       const float* state = hidden + (part.first_row + position - first) * d;
       const bool head = most > 0 && position + 1 == s->computed;
       if (head) {

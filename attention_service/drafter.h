@@ -31,6 +31,11 @@ class Drafter {
   Drafter(const kernels::KernelContext& ctx, const ModelWeights* weights, ModelRunner* runner,
           const EngineOptions& options);
 
+  // For the sequences of `step` that have finished, before they give their blocks back, with
+  // arguments as Draft's: later prompts may find those blocks in the prefix cache, so the MTP
+  // layer's latents belong in them as well.
+  void FeedFinished(const Step& step, const float* hidden);
+
   // `step` was computed and its tokens taken (Scheduler::Computed); hidden [rows, D]: the state
   // after model.norm of all its rows. Parts without a sequence have ended. Brings the MTP layer's
   // latents up to each sequence's last computed position, and fills in `drafts` of those that

@@ -1,5 +1,7 @@
 #include "attention_service/engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <numeric>
 #include <utility>
@@ -61,6 +63,13 @@ StatusOr<EngineOptions> ResolveEngineOptions(EngineOptions options,
         options.cache_blocks, options.cache_blocks * kernels::kCacheBlock, options.context_length,
         needed * block_bytes);
   }
+  const int64_t memory = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  if (options.cache_blocks > memory / block_bytes) {
+    return InvalidArgument(
+        "latent cache of %d blocks of %d bytes: expected at most the %d bytes of this machine's "
+        "memory",
+        options.cache_blocks, block_bytes, memory);
+  }
   return options;
 }
 
@@ -95,6 +104,7 @@ Engine::Engine(transport::EventLoop* loop, const kernels::KernelContext& ctx,
       runner_(ctx, weights, &cache_, fabric, options.micro_batches, kMinMicroBatchRows),
       scheduler_(options, &cache_) {
   stats_.blocks_total = static_cast<uint32_t>(cache_.num_blocks());
+  fabric->SetNobodyWaits([this] { return StepIsAbandoned(); });
   if (options.speculate > 0) drafter_ = std::make_unique<Drafter>(ctx, weights, &runner_, options);
 }
 
@@ -164,6 +174,18 @@ void Engine::Send(Message message) {
     inbox_.push_back(std::move(message));
   }
   loop_->Post([] {});  // wakes it; messages are taken between steps, never inside one
+}
+
+bool Engine::StepIsAbandoned() {
+  absl::MutexLock lock(&mu_);
+  if (inbox_.empty()) return false;
+  const auto cancelled = [this](const Step::Part& part) ABSL_SHARED_LOCKS_REQUIRED(mu_) {
+    return part.sequence == nullptr ||
+           std::any_of(inbox_.begin(), inbox_.end(), [&](const Message& message) {
+             return message.start == nullptr && message.cancel == part.sequence->sequence_id;
+           });
+  };
+  return std::all_of(step_.parts.begin(), step_.parts.end(), cancelled);
 }
 
 void Engine::TakeMessages() {
@@ -308,12 +330,16 @@ void Engine::FinishStep() {
     }
   }
   scheduler_.Computed(step_);
-  for (Step::Part& part : step_.parts) {
-    Sequence* s = part.sequence;
+  for (const Step::Part& part : step_.parts) {
+    const Sequence* s = part.sequence;
     if (part.num_drafts > 0) {
       const int64_t right = s->computed - step_.rows[part.first_row].position - 1;
       drafter_->Record(right, !s->finished && right < part.num_drafts);
     }
+  }
+  if (drafter_ != nullptr) drafter_->FeedFinished(step_, hidden_.data());
+  for (Step::Part& part : step_.parts) {
+    Sequence* s = part.sequence;
     if (!s->finished) continue;
     part.sequence = nullptr;
     End(scheduler_.Remove(s->sequence_id), absl::OkStatus());

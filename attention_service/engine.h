@@ -75,6 +75,8 @@ class Engine : public AttentionBackend {
   void Cancel(uint64_t sequence_id);
   void Send(Message message);
   void TakeMessages();
+  // Every sequence of the step under way has been cancelled.
+  bool StepIsAbandoned();
   bool StepOnce();
   void PlanLogits();
   void FinishStep();

@@ -131,13 +131,50 @@ int64_t Scheduler::RoomForDrafts(Sequence* sequence, int64_t room) {
   return std::clamp<int64_t>(covered - size, 0, wanted);
 }
 
-void Scheduler::AddRows(Step* step, Sequence* sequence, int64_t rows, int64_t drafts) {
-  const int32_t seq_idx = static_cast<int32_t>(step->parts.size());
-  step->parts.push_back({sequence, static_cast<int64_t>(step->rows.size()), rows + drafts, drafts});
-  for (int64_t i = 0; i < rows + drafts; ++i) {
-    const int64_t position = sequence->computed + i;
-    const uint32_t id = i < rows ? sequence->ids[position] : sequence->drafts[i - rows];
-    step->rows.push_back({id, static_cast<int32_t>(position), seq_idx});
+void Scheduler::GiveBackDraftBlocks() {
+  for (const auto& sequence : running_) {
+    const int64_t size = sequence->ids.size();
+    while ((static_cast<int64_t>(sequence->blocks.size()) - 1) * kCacheBlock >= size) {
+      cache_->Release(sequence->blocks.back());
+      sequence->blocks.pop_back();
+    }
+  }
+}
+
+int64_t Scheduler::AddParts(bool decodes, int64_t room, Step* step) {
+  for (size_t i = 0; i < running_.size() && room > 0; ++i) {
+    Sequence* sequence = running_[i].get();
+    if ((sequence->remaining() == 1) != decodes) continue;
+    if (sequence->start.bias_version() != step->bias_version) continue;
+    const int64_t rows =
+        std::min({sequence->remaining(), room, static_cast<int64_t>(options_.prefill_chunk)});
+    // May preempt newer ones, decodes that have their part already among them.
+    if (!Reserve(sequence, sequence->computed + rows)) continue;
+    step->parts.push_back({.sequence = sequence, .num_rows = rows});
+    room -= rows;
+  }
+  return room;
+}
+
+void Scheduler::DropPreempted(Step* step) const {
+  std::erase_if(step->parts, [this](const Step::Part& part) {
+    return std::none_of(running_.begin(), running_.end(),
+                        [&](const auto& running) { return running.get() == part.sequence; });
+  });
+}
+
+void Scheduler::FillRows(Step* step) {
+  for (size_t p = 0; p < step->parts.size(); ++p) {
+    Step::Part& part = step->parts[p];
+    const Sequence& s = *part.sequence;
+    const int64_t sure_rows = part.num_rows - part.num_drafts;
+    part.first_row = static_cast<int64_t>(step->rows.size());
+    for (int64_t i = 0; i < part.num_rows; ++i) {
+      const int64_t position = s.computed + i;
+      const uint32_t id = i < sure_rows ? s.ids[position] : s.drafts[i - sure_rows];
+      step->rows.push_back({id, static_cast<int32_t>(position), static_cast<int32_t>(p)});
+    }
+    step->block_tables.push_back(s.blocks);
   }
 }
 
@@ -146,46 +183,26 @@ bool Scheduler::Plan(Step* step,
   step->rows.clear();
   step->parts.clear();
   step->block_tables.clear();
+  GiveBackDraftBlocks();
   while (Admit(refuse)) {
   }
   if (running_.empty()) return false;
   // A step is of one bias version: the oldest sequence's. The others' turn comes when it has ended
   // or waits.
   step->bias_version = running_.front()->start.bias_version();
-  int64_t room = options_.max_step_tokens;
-  int64_t decodes_left = std::count_if(running_.begin(), running_.end(),
-                                       [](const auto& s) { return s->remaining() == 1; });
-  for (const bool decodes : {true, false}) {
-    for (size_t i = 0; i < running_.size() && room > 0; ++i) {
-      Sequence* sequence = running_[i].get();
-      if ((sequence->remaining() == 1) != decodes) continue;
-      if (sequence->start.bias_version() != step->bias_version) continue;
-      const int64_t rows =
-          std::min({sequence->remaining(), room, static_cast<int64_t>(options_.prefill_chunk)});
-      // May preempt newer ones, which are behind this one in the list and not yet in the step...
-      // except decodes already planned: those are checked below.
-      if (!Reserve(sequence, sequence->computed + rows)) continue;
-      const int64_t drafts = decodes ? RoomForDrafts(sequence, room - decodes_left--) : 0;
-      AddRows(step, sequence, rows, drafts);
-      room -= rows + drafts;
-    }
+  const int64_t beside_decodes = AddParts(/*decodes=*/true, options_.max_step_tokens, step);
+  int64_t drafts = 0;
+  for (const Step::Part& part : step->parts)
+    drafts += static_cast<int64_t>(part.sequence->drafts.size());
+  const int64_t for_drafts = std::min(drafts, beside_decodes / 2);
+  int64_t room = for_drafts + AddParts(/*decodes=*/false, beside_decodes - for_drafts, step);
+  DropPreempted(step);
+  for (Step::Part& part : step->parts) {
+    if (part.sequence->remaining() == 1) part.num_drafts = RoomForDrafts(part.sequence, room);
+    room -= part.num_drafts;
+    part.num_rows += part.num_drafts;
   }
-  // Parts whose sequence was preempted by a later, older one fall out.
-  const auto runs = [&](const Sequence* s) {
-    return std::any_of(running_.begin(), running_.end(),
-                       [&](const auto& r) { return r.get() == s; });
-  };
-  if (std::any_of(step->parts.begin(), step->parts.end(),
-                  [&](const auto& p) { return !runs(p.sequence); })) {
-    std::vector<Step::Part> parts = std::move(step->parts);
-    step->rows.clear();
-    step->parts.clear();
-    for (const Step::Part& part : parts) {
-      if (runs(part.sequence))
-        AddRows(step, part.sequence, part.num_rows - part.num_drafts, part.num_drafts);
-    }
-  }
-  for (const Step::Part& part : step->parts) step->block_tables.push_back(part.sequence->blocks);
+  FillRows(step);
   return !step->rows.empty();
 }
 

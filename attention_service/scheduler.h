@@ -29,8 +29,9 @@ struct Step {
 };
 
 // Owns the sequences. Decodes come first, so that a long prompt delays them by at most a step of
-// max_step_tokens rows; prompts share what is left, oldest first. Drafts take what no decode needs:
-// they neither push out sequences nor delay them. When blocks run out, the newest
+// max_step_tokens rows; prompts share what is left, oldest first. Drafts take rows and blocks that
+// no decode needs, beside prompts at most half of those rows, and give the blocks back before the
+// next step: they neither push out sequences nor delay a decode. When blocks run out, the newest
 // sequence gives its own back and starts again later from prompt + generated (exact:
 // docs/numerics.md). Thread-compatible: the engine's thread.
 class Scheduler {
@@ -62,9 +63,17 @@ class Scheduler {
   bool Reserve(Sequence* sequence, int64_t positions);
   bool PreemptNewest(const Sequence* keep);
   void GiveBackBlocks(Sequence* sequence);
+  // Blocks that only drafts of the last step needed.
+  void GiveBackDraftBlocks();
+  // Gives the sequences that decode, or the others, their part of the step, oldest first: at most
+  // `room` rows. Returns the room that is left.
+  int64_t AddParts(bool decodes, int64_t room, Step* step);
+  // Sequences that were preempted for another one's part fall out.
+  void DropPreempted(Step* step) const;
   // Drafts of the sequence that `room` rows and the blocks that are free can take.
   int64_t RoomForDrafts(Sequence* sequence, int64_t room);
-  void AddRows(Step* step, Sequence* sequence, int64_t rows, int64_t drafts);
+  // Rows and block tables of the step's parts, whose numbers of rows are settled.
+  static void FillRows(Step* step);
 
   const EngineOptions options_;
   LatentCache* const cache_;

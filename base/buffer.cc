@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -38,6 +39,12 @@ Buffer::Buffer(size_t size) : size_(size) {
   if (tail != 0) munmap(aligned + mapped_bytes_, tail);
   madvise(aligned, mapped_bytes_, MADV_HUGEPAGE);  // a hint: without it the pages are small
   data_ = aligned;
+}
+
+void Buffer::Grow(size_t size) {
+  if (size_ >= size) return;
+  *this = Buffer();  // not both at once
+  *this = Buffer(std::max(size, size_t{1} << 16));
 }
 
 void Buffer::Free() {

@@ -32,6 +32,10 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
+  // Makes room for `size` bytes, at least 64 KiB: for scratch that grows to the largest use seen.
+  // Where there was less, what was there is gone and the new memory is zero.
+  void Grow(size_t size);
+
   std::byte* data() { return data_; }
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }

@@ -52,7 +52,7 @@ Status Decode(OfflineModel* model, const Flags& flags, int batch, const Buffer& 
   for (int i = 0; i < flags.tokens; ++i) {
     if (i % 4 == 0) {
       reads.push_back(ReadGbps(pool, memory));
-      gops.push_back(ArithmeticGops(pool, model->Roof()));
+      gops.push_back(model->RoofGops());
     }
     for (int s = 0; s < batch; ++s) rows[s] = {next[s], flags.prompt + i, s};
     const double begin = WallSeconds();
@@ -65,7 +65,7 @@ Status Decode(OfflineModel* model, const Flags& flags, int batch, const Buffer& 
   const double ops = model->Ops(flags.prompt + flags.tokens / 2) * batch / step / 1e9;
   std::printf("batch %-4d %10.2f tokens/s", batch, batch / step);
   if (batch == 1) std::printf("  %6.1f of %.1f GB/s read (%.0f %%)", gbps, read, 100 * gbps / read);
-  std::printf("  %8.1f of %.1f Gop/s (%.0f %%)\n", ops, roof, 100 * ops / roof);
+  std::printf("  %8.1f of %.1f Gop/s (%.0f %%)\n", ops, roof, roof > 0 ? 100 * ops / roof : 0);
   std::printf(
       "{\"bench\": \"decode\", \"profile\": \"%s\", \"threads\": %d, \"batch\": %d, \"position\": "
       "%d, "

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/buffer.h"
-#include "bench/arithmetic_roof.h"
+#include "bench/product_roof.h"
 #include "bench/roof.h"
 #include "kernels/ffn.h"
 #include "kernels/matmul.h"
@@ -47,15 +47,6 @@ double GoodSeconds(bool one_thread, double seconds, Fn fn) {
   return times[times.size() / 10];
 }
 
-// The instructions that an instruction set's products of float and of quantised weights take.
-bench::Arithmetic FmaOf(Isa isa) {
-  return isa == Isa::kAvx2 ? bench::Arithmetic::kFmaAvx2 : bench::Arithmetic::kFmaAvx512;
-}
-bench::Arithmetic DotOf(Isa isa) {
-  if (isa == Isa::kAvx512Vnni) return bench::Arithmetic::kInt8Vnni;
-  return isa == Isa::kAvx512 ? bench::Arithmetic::kInt8Avx512 : bench::Arithmetic::kInt8Avx2;
-}
-
 struct Bench {
   KernelContext ctx;
   Isa isa;
@@ -83,17 +74,16 @@ struct Bench {
   }
 
   // 0 where there is none.
-  double Roof(bench::Arithmetic kind) {
-    if (isa == Isa::kPortable) return 0;
+  double Roof(bool quantized) {
+    const auto kind = bench::ProductArithmetic(isa, quantized);
+    if (!kind.has_value()) return 0;
     double ops = 0;
-    const double s = Good(seconds, [&] { ops = bench::RunArithmetic(pool, kind); });
+    const double s = Good(seconds, [&] { ops = bench::RunArithmetic(pool, *kind); });
     return ops / s / 1e9;
   }
-  double FmaRoof() { return Roof(FmaOf(isa)); }
+  double FmaRoof() { return Roof(/*quantized=*/false); }
 
-  double ArithmeticRoof(WeightFormat format) {
-    return Roof(IsQuantized(format) ? DotOf(isa) : FmaOf(isa));
-  }
+  double ArithmeticRoof(WeightFormat format) { return Roof(IsQuantized(format)); }
 
   // `rows` query rows, each of a sequence of its own with `position` keys before it; bf16 cache, R
   // 512, Dr 64.

@@ -9,6 +9,7 @@ using kernels::PackedMatrix;
 StatusOr<std::unique_ptr<OfflineModel>> OfflineModel::Open(const local::LocalStackOptions& options,
                                                            int64_t sequences, int64_t positions) {
   auto model = std::unique_ptr<OfflineModel>(new OfflineModel());
+  ATL_ASSIGN_OR_RETURN(model->isa_, kernels::ParseIsa(options.isa));
   ATL_ASSIGN_OR_RETURN(model->stack_, local::LocalStack::Open(options));
   local::LocalStack& stack = *model->stack_;
   ATL_ASSIGN_OR_RETURN(const auto gates,
@@ -91,16 +92,13 @@ double OfflineModel::Ops(int64_t position) const {
   return 2 * (active_weights_ + per_key * static_cast<double>(position + 1));
 }
 
-Arithmetic OfflineModel::Roof() const {
-  const bool quantized = kernels::IsQuantized(stack_->weights().head.format());
-  if (quantized) {
-    for (const Arithmetic kind : {Arithmetic::kInt8Vnni, Arithmetic::kInt8Avx512}) {
-      if (ArithmeticSupported(kind)) return kind;
-    }
-    return Arithmetic::kInt8Avx2;
-  }
-  return ArithmeticSupported(Arithmetic::kFmaAvx512) ? Arithmetic::kFmaAvx512
-                                                     : Arithmetic::kFmaAvx2;
+std::optional<Arithmetic> OfflineModel::Roof() const {
+  return ProductArithmetic(isa_, kernels::IsQuantized(stack_->weights().head.format()));
+}
+
+double OfflineModel::RoofGops() const {
+  const std::optional<Arithmetic> roof = Roof();
+  return roof.has_value() ? ArithmeticGops(stack_->ctx().pool, *roof) : 0;
 }
 
 }  // namespace atl::bench

@@ -4,11 +4,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/status.h"
-#include "bench/arithmetic_roof.h"
+#include "bench/product_roof.h"
 #include "local/local_stack.h"
 
 namespace atl::bench {
@@ -32,8 +33,11 @@ class OfflineModel {
   double ActiveBytes() const { return active_bytes_; }
   // Multiplications and additions for one row at `position`: weights, and absorbed attention.
   double Ops(int64_t position) const;
-  // The arithmetic roof that binds steps of many rows: of the instruction its products use.
-  Arithmetic Roof() const;
+  // The arithmetic roof that binds steps of many rows: of the instruction that its products use;
+  // none for portable ones.
+  std::optional<Arithmetic> Roof() const;
+  // Billions of operations a second of it, measured now on all threads; 0 where there is none.
+  double RoofGops() const;
 
   local::LocalStack& stack() { return *stack_; }
 
@@ -41,6 +45,7 @@ class OfflineModel {
   OfflineModel() = default;
   void Count(const dispatch::GateWeights& gates);
 
+  kernels::Isa isa_ = kernels::Isa::kPortable;
   std::unique_ptr<local::LocalStack> stack_;
   std::unique_ptr<attention::LatentCache> cache_;
   std::unique_ptr<attention::ModelRunner> runner_;

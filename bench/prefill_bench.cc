@@ -41,25 +41,28 @@ Status Run(const Flags& flags) {
   ATL_ASSIGN_OR_RETURN(const auto model, OfflineModel::Open(flags.stack, 1, most));
   local::LocalStack& stack = model->stack();
   ThreadPool* pool = stack.ctx().pool;
+  const std::optional<Arithmetic> kind = model->Roof();
   std::printf("%s, profile %s, %d threads; roof: %s\n", stack.checkpoint().name().c_str(),
-              stack.profile().name.c_str(), pool->num_threads(), ArithmeticName(model->Roof()));
+              stack.profile().name.c_str(), pool->num_threads(),
+              kind.has_value() ? ArithmeticName(*kind) : "none");
   for (const int length : flags.lengths) {
     std::vector<double> seconds, gops;
     for (int i = 0; i < flags.rounds; ++i) {
-      gops.push_back(ArithmeticGops(pool, model->Roof()));
+      gops.push_back(model->RoofGops());
       ATL_ASSIGN_OR_RETURN(seconds.emplace_back(), Prompt(model.get(), length, flags.chunk));
     }
     double ops = 0;
     for (int i = 0; i < length; ++i) ops += model->Ops(i);
     const double median = Median(seconds), roof = Median(gops), reached = ops / median / 1e9;
+    const double share = roof > 0 ? reached / roof : 0;
     std::printf("prompt %-6d %8.2f s %10.1f tokens/s  %8.1f of %.1f Gop/s (%.0f %%)\n", length,
-                median, length / median, reached, roof, 100 * reached / roof);
+                median, length / median, reached, roof, 100 * share);
     std::printf(
         "{\"bench\": \"prefill\", \"profile\": \"%s\", \"threads\": %d, \"tokens\": %d, "
         "\"seconds\": %.4f, \"tokens_per_s\": %.2f, \"gops\": %.1f, \"roof_gops\": %.1f, "
         "\"share\": %.4f}\n",
         stack.profile().name.c_str(), pool->num_threads(), length, median, length / median, reached,
-        roof, reached / roof);
+        roof, share);
   }
   return absl::OkStatus();
 }

@@ -96,12 +96,16 @@ struct Observer : attention::RunObserver {
     *tokens += response.token_ids_size();
     if (answers != nullptr) answers->Add(request, response);
   }
-  void OnDone(const Status&) override { ended->DecrementCount(); }
+  void OnDone(const Status& with) override {
+    status = with;
+    ended->DecrementCount();
+  }
 
   std::string request;
   std::atomic<int64_t>* tokens = nullptr;
   absl::BlockingCounter* ended = nullptr;
   Answers* answers = nullptr;  // null: known already
+  Status status;               // once it has ended
   std::unique_ptr<attention::Run> run;
 };
 
@@ -110,8 +114,8 @@ struct Rate {
   double wall = 0, cpu = 0;
 };
 
-// Every prompt once, as many at a time as the engine runs.
-Rate RunPrompts(local::LocalStack* stack, const Flags& flags, Answers* answers) {
+// Every prompt once, as many at a time as the engine runs. The first error if one fails.
+StatusOr<Rate> RunPrompts(local::LocalStack* stack, const Flags& flags, Answers* answers) {
   const model::ModelConfig& c = stack->checkpoint().config();
   const auto prompts = Prompts(flags.stack.model_dir, static_cast<uint32_t>(c.vocab_size));
   std::atomic<int64_t> tokens{0};
@@ -142,7 +146,9 @@ Rate RunPrompts(local::LocalStack* stack, const Flags& flags, Answers* answers) 
   }
   ended.Wait();
   const double count = static_cast<double>(tokens.load());
-  return {count / (Now() - begin), count / (CpuNow() - cpu_begin)};
+  const Rate rate = {count / (Now() - begin), count / (CpuNow() - cpu_begin)};
+  for (const auto& observer : observers) ATL_RETURN_IF_ERROR(observer->status);
+  return rate;
 }
 
 struct Case {
@@ -191,8 +197,8 @@ Status Run(const Flags& flags) {
     // Turn by turn: what disturbs the machine disturbs all depths alike. The first is to warm up.
     for (int round = 0; round <= flags.rounds; ++round) {
       for (Case& one : cases) {
-        const Rate rate = RunPrompts(one.stack.get(), flags,
-                                     round == 0 && &one == &cases.front() ? &answers : nullptr);
+        Answers* const unknown = round == 0 && &one == &cases.front() ? &answers : nullptr;
+        ATL_ASSIGN_OR_RETURN(const Rate rate, RunPrompts(one.stack.get(), flags, unknown));
         if (round == 0) continue;
         one.best.wall = std::max(one.best.wall, rate.wall);
         one.best.cpu = std::max(one.best.cpu, rate.cpu);

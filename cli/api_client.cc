@@ -126,14 +126,15 @@ Status ApiClient::TryEverywhere(const Attempt& attempt,
       if (!MayGoOnElsewhere(last)) return last;
       current_ = (current_ + 1) % channels_.size();
     }
-    if (!reached) return NoServer();
+    if (!reached) return absl::Now() < deadline ? NoServer() : NoTime();
     if (num_arrived() > arrived_before) {
       last_progress = absl::Now();
     } else if (absl::Now() + wait - last_progress > options_.patience ||
                absl::Now() + wait > deadline) {
       return last;
-    } else if (!Sleep(wait)) {
-      return CancelledError();
+    } else {
+      if (options_.on_retry) options_.on_retry(last);
+      if (!Sleep(wait)) return CancelledError();
     }
   }
 }
@@ -147,6 +148,9 @@ Status ApiClient::Connect(size_t idx, absl::Time deadline) {
     state = channels_[idx]->GetState(/*try_to_connect=*/true);
   }
   if (state == GRPC_CHANNEL_READY) return absl::OkStatus();
+  // The next attempt is a new channel's: between calls nobody drives a channel's own attempts, and
+  // gRPC looks after them every 5 s.
+  channels_[idx] = rpc::MakeChannel(options_.addresses[idx]);
   return Unavailable("no answer from %s", options_.addresses[idx]);
 }
 
@@ -155,6 +159,11 @@ Status ApiClient::NoServer() const {
   for (const std::string& address : options_.addresses) all += (all.empty() ? "" : ", ") + address;
   return Unavailable("no Atoll server answers at %s (atoll serve and atoll cluster start one)",
                      all);
+}
+
+Status ApiClient::NoTime() const {
+  return DeadlineExceeded("no answer within %s (--timeout)",
+                          absl::FormatDuration(options_.timeout));
 }
 
 grpc::Status ApiClient::RunAttempt(const Attempt& attempt, absl::Time deadline) {

@@ -22,6 +22,9 @@ struct ApiClientOptions {
   absl::Duration timeout = absl::InfiniteDuration();  // of one request, all attempts together
   absl::Duration patience = absl::Seconds(15);  // without any progress, while servers come back
   absl::Duration connect_timeout = absl::Seconds(3);
+  // Told why, before each wait for servers that were unavailable. On the calling thread; may be
+  // null.
+  std::function<void(const Status&)> on_retry;
 };
 
 // What is needed to go on with a stream elsewhere. Pure.
@@ -80,6 +83,7 @@ class ApiClient {
   Status Connect(size_t idx, absl::Time deadline);
   grpc::Status RunAttempt(const Attempt& attempt, absl::Time deadline);
   Status NoServer() const;
+  Status NoTime() const;
   bool IsCancelled();
   // False if cancelled meanwhile.
   bool Sleep(absl::Duration duration);

@@ -34,7 +34,8 @@ void PrintHelp() {
   std::printf(
       "Atoll serves DeepSeek-V2/V3-architecture models from separate attention, router and expert "
       "services.\n\n");
-  std::printf("Usage: atoll COMMAND [flags]     (atoll COMMAND --help lists them)\n\n");
+  std::printf(
+      "Usage: atoll COMMAND [flags]     (atoll COMMAND --help lists them; atoll --version)\n\n");
   for (const Command& command : kCommands)
     std::printf("  %-12s %s\n", command.name, command.summary);
 }
@@ -43,6 +44,15 @@ void PrintHelp() {
 
 int RunAtoll(int argc, char** argv) {
   const std::string name = argc > 1 ? argv[1] : "";
+  if (name == "--version") {
+    std::printf("atoll %s\n", ATL_VERSION);
+    return kExitOk;
+  }
+  if (name == "help" && argc > 2) {  // as atoll COMMAND --help
+    std::string flag = "--help";
+    char* arguments[] = {argv[0], argv[2], flag.data(), nullptr};
+    return RunAtoll(3, arguments);
+  }
   if (name == "--help" || name == "-h" || name == "help") {
     PrintHelp();
     return kExitOk;

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "cli/commands.h"
 #include "cli/interrupt_watch.h"
+#include "cli/output.h"
 #include "cli/request_flags.h"
 #include "cli/server_loop.h"
 #include "cli/work_report.h"
@@ -72,24 +73,25 @@ class Chat {
  public:
   Chat(const ChatFlags& values, GenerateRequest base, ApiClient* client)
       : verbose_(values.verbose), client_(client), base_(std::move(base)), request_(base_) {
-    if (!values.system.empty()) AddMessage(&base_, "system", ToUtf8(values.system));
+    if (!values.system.empty()) AddMessage(&base_, "system", values.system);
     request_ = base_;
   }
 
   // Asks; prints the answer as it comes. An answer that was cut short stays in the conversation as
   // far as it came.
   Status Ask(const std::string& question) {
+    ATL_RETURN_IF_ERROR(CheckUtf8("line", question));
     const int num_before = request_.messages().messages_size();
-    AddMessage(&request_, "user", ToUtf8(question));
+    AddMessage(&request_, "user", question);
     const WorkSnapshot before = verbose_ ? TakeWorkSnapshot(client_->channel()) : WorkSnapshot();
     std::string text;
     const StatusOr<GenerateResponse> answer =
         client_->Stream(request_, [&](const GenerateStreamResponse& message) {
           std::fwrite(message.text().data(), 1, message.text().size(), stdout);
-          std::fflush(stdout);
           text += message.text();
+          if (!FlushOutput().ok()) client_->Cancel();  // nobody reads the rest
         });
-    std::printf("\n");
+    if (answer.ok() || !text.empty()) std::printf("\n");
     if (answer.ok() || absl::IsCancelled(answer.status())) {
       AddMessage(&request_, "assistant", text);
       if (answer.ok() && verbose_) {
@@ -101,7 +103,11 @@ class Chat {
     }
     auto* messages = request_.mutable_messages()->mutable_messages();
     messages->DeleteSubrange(num_before, messages->size() - num_before);
-    return answer.status();
+    const bool too_long =
+        absl::IsInvalidArgument(answer.status()) && num_before > base_.messages().messages_size();
+    if (!too_long) return answer.status();
+    return InvalidArgument("%s (/new begins a new conversation)",
+                           std::string(answer.status().message()));
   }
 
   void Restart() { request_ = base_; }
@@ -120,6 +126,10 @@ class Chat {
   GenerateRequest request_;  // with the turns so far
 };
 
+constexpr char kHelp[] =
+    "Ctrl-C ends an answer, Ctrl-D or /quit the chat, /new begins a new conversation, /help says "
+    "this.";
+
 // Ctrl-C ends an answer; at the prompt it ends the chat.
 int Converse(const std::string& command, ApiClient* client, Chat* chat) {
   const bool interactive = isatty(STDIN_FILENO) != 0;
@@ -135,7 +145,7 @@ int Converse(const std::string& command, ApiClient* client, Chat* chat) {
   int code = kExitOk;
   while (true) {
     if (interactive) std::printf("> ");
-    std::fflush(stdout);
+    if (!FlushOutput().ok()) return kExitFailure;
     std::string line;
     const LineReader::Outcome outcome = reader.Next(&line);
     if (outcome != LineReader::Outcome::kLine) {
@@ -143,10 +153,10 @@ int Converse(const std::string& command, ApiClient* client, Chat* chat) {
       return outcome == LineReader::Outcome::kInterrupted ? kExitInterrupted : code;
     }
     if (line.empty()) continue;
-    if (line == "/new") {
-      chat->Restart();
-      continue;
-    }
+    if (line == "/quit") return code;
+    if (line == "/help") std::printf("%s\n", kHelp);
+    if (line == "/new") chat->Restart();
+    if (line == "/help" || line == "/new") continue;
     answering = true;
     const Status asked = chat->Ask(line);
     answering = false;
@@ -159,30 +169,29 @@ int Converse(const std::string& command, ApiClient* client, Chat* chat) {
 int RunChat(const std::string& command, int argc, char** argv) {
   ChatFlags values;
   FlagSet flags(command,
-                "Talks with the model a server has: one line, one answer. Ctrl-C ends an answer, "
-                "Ctrl-D the chat, "
-                "/new begins a new conversation.");
+                std::string("Talks with the model a server has: one line, one answer. ") + kHelp);
   AddAddressFlags(&flags, &values.address);
   flags.Add("--system", &values.system, "system message that every conversation begins with");
   AddSamplingFlags(&flags, &values.sampling);
   flags.AddSwitch("--verbose", &values.verbose,
                   "after each answer: how fast it was and who computed what");
   if (const auto code = flags.Parse(argc, argv)) return *code;
-  const StatusOr<ApiClientOptions> options = ToClientOptions(values.address);
+  StatusOr<ApiClientOptions> options = ToClientOptions(values.address);
   if (!options.ok()) return flags.Mistake(std::string(options.status().message()));
   GenerateRequest base;
-  const Status applied = ApplySampling(values.sampling, &base);
+  Status applied = ApplySampling(values.sampling, &base);
+  applied.Update(CheckUtf8("--system", values.system));
   if (!applied.ok()) return flags.Mistake(std::string(applied.message()));
 
   InterruptWatch::Block();
+  if (values.verbose || isatty(STDERR_FILENO) != 0) options->on_retry = RetryNotice(command);
   ApiClient client(*options);
   const auto model = client.GetModel();
   if (!model.ok()) return Fail(command, model.status());
   if (isatty(STDIN_FILENO) != 0) {
-    std::printf(
-        "%s (%s, profile %s) at %s. Ctrl-C ends an answer, Ctrl-D the chat, /new begins anew.\n",
-        model->name().c_str(), model->architecture().c_str(), model->numeric_profile().c_str(),
-        client.address().c_str());
+    std::printf("%s (%s, profile %s) at %s. %s\n", model->name().c_str(),
+                model->architecture().c_str(), model->numeric_profile().c_str(),
+                client.address().c_str(), kHelp);
   }
   Chat chat(values, std::move(base), &client);
   return Converse(command, &client, &chat);

@@ -5,11 +5,18 @@
 #include <CLI/Formatter.hpp>
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <cstdio>
+#include <functional>
+#include <limits>
+#include <type_traits>
 #include <utility>
 
+#include "absl/numeric/int128.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/status.h"
 
 namespace atl::cli {
 namespace {
@@ -35,6 +42,42 @@ std::string FormatBytes(int64_t bytes) {
     }
   }
   return absl::StrFormat("%d", bytes);
+}
+
+// What a number may be, both ends included.
+template <typename T>
+struct Range {
+  T least = std::numeric_limits<T>::lowest();
+  T most = std::numeric_limits<T>::max();
+};
+
+// A number of `range`. InvalidArgument says what was expected, and its kind.
+template <typename T>
+StatusOr<T> ParseNumber(const std::string& text, const Range<T>& range) {
+  constexpr bool kWhole = std::is_integral_v<T>;
+  std::conditional_t<kWhole, absl::int128, double> number;
+  bool is_number;
+  if constexpr (kWhole) {
+    is_number = absl::SimpleAtoi(text, &number);
+  } else {
+    is_number = absl::SimpleAtod(text, &number) && std::isfinite(number);
+  }
+  if (!is_number)
+    return InvalidArgument("expected a %s, found \"%s\"", kWhole ? "whole number" : "number", text);
+  if (number >= range.least && number <= range.most) return static_cast<T>(number);
+  const Range<T> any;
+  if (range.least != any.least && range.most != any.most)
+    return InvalidArgument("expected %s to %s, found %s", absl::StrCat(range.least),
+                           absl::StrCat(range.most), text);
+  return number < range.least
+             ? InvalidArgument("expected at least %s, found %s", absl::StrCat(range.least), text)
+             : InvalidArgument("expected at most %s, found %s", absl::StrCat(range.most), text);
+}
+
+std::optional<bool> ParseTruth(const std::string& text) {
+  bool truth;
+  if (!absl::SimpleAtob(text, &truth)) return std::nullopt;
+  return truth;
 }
 
 int EditDistance(const std::string& a, const std::string& b) {
@@ -116,16 +159,37 @@ struct FlagSet::Impl {
   CLI::Option* AddValue(const std::string& name, T* value, const std::string& help) {
     return Finish(name, app.add_option(name, *value, help)->capture_default_str());
   }
-  // A value read by `parse`, shown as `shown`.
-  template <typename T>
-  void AddParsed(const std::string& name, T* value, std::optional<T> (*parse)(const std::string&),
-                 const std::string& shown, const std::string& type, const std::string& help) {
-    const CLI::callback_t read = [value, parse](const CLI::results_t& results) {
-      const std::optional<T> parsed = parse(results.back());
-      if (parsed) *value = *parsed;
-      return parsed.has_value();
+  // A value (T, or an optional one) read by `parse`, whose error is a mistake; shown as `shown`.
+  template <typename T, typename Value>
+  CLI::Option* AddParsed(const std::string& name, Value* value,
+                         std::function<StatusOr<T>(const std::string&)> parse,
+                         const std::string& shown, const std::string& type,
+                         const std::string& help) {
+    const CLI::callback_t read = [name, value, parse](const CLI::results_t& results) {
+      const StatusOr<T> parsed = parse(results.back());
+      if (!parsed.ok()) throw CLI::ValidationError(name, std::string(parsed.status().message()));
+      *value = *parsed;
+      return true;
     };
-    Finish(name, app.add_option(name, read, help)->default_str(shown)->type_name(type));
+    return Finish(name, app.add_option(name, read, help)->default_str(shown)->type_name(type));
+  }
+  template <typename T>
+  CLI::Option* AddParsed(const std::string& name, T* value,
+                         std::optional<T> (*parse)(const std::string&), const std::string& expected,
+                         const std::string& shown, const std::string& type,
+                         const std::string& help) {
+    const auto read = [parse, expected](const std::string& text) -> StatusOr<T> {
+      const std::optional<T> parsed = parse(text);
+      if (parsed) return *parsed;
+      return InvalidArgument("expected %s, found \"%s\"", expected, text);
+    };
+    return AddParsed<T>(name, value, read, shown, type, help);
+  }
+  template <typename T, typename Value>
+  void AddNumber(const std::string& name, Value* value, const Range<T>& range,
+                 const std::string& shown, const std::string& help) {
+    const auto read = [range](const std::string& text) { return ParseNumber(text, range); };
+    AddParsed<T>(name, value, read, shown, std::is_integral_v<T> ? "N" : "NUMBER", help);
   }
 };
 
@@ -144,35 +208,37 @@ void FlagSet::Add(const std::string& name, std::string* value, const std::string
   impl_->AddValue(name, value, help);
 }
 void FlagSet::Add(const std::string& name, int* value, const std::string& help) {
-  impl_->AddValue(name, value, help);
+  impl_->AddNumber<int>(name, value, {}, absl::StrCat(*value), help);
 }
 void FlagSet::Add(const std::string& name, int64_t* value, const std::string& help) {
-  impl_->AddValue(name, value, help);
-}
-void FlagSet::Add(const std::string& name, double* value, const std::string& help) {
-  impl_->AddValue(name, value, help);
+  impl_->AddNumber<int64_t>(name, value, {}, absl::StrCat(*value), help);
 }
 void FlagSet::Add(const std::string& name, bool* value, const std::string& help) {
-  impl_->AddValue(name, value, help)
-      ->default_str(*value ? "true" : "false")
-      ->type_name("true|false");
+  impl_
+      ->AddParsed(name, value, ParseTruth, "true or false", *value ? "true" : "false", "true|false",
+                  help)
+      ->expected(0)      // as a flag: bare, it is true
+      ->expected(0, 1);  // and a value may follow
 }
 void FlagSet::Add(const std::string& name, std::optional<float>* value, const std::string& help) {
-  impl_->Finish(name, impl_->app.add_option(name, *value, help)->type_name("NUMBER"));
+  impl_->AddNumber<float>(name, value, {}, "", help);
 }
 void FlagSet::Add(const std::string& name, std::optional<uint32_t>* value,
                   const std::string& help) {
-  impl_->Finish(name, impl_->app.add_option(name, *value, help)->type_name("N"));
+  impl_->AddNumber<uint32_t>(name, value, {}, "", help);
 }
 void FlagSet::Add(const std::string& name, std::optional<uint64_t>* value,
                   const std::string& help) {
-  impl_->Finish(name, impl_->app.add_option(name, *value, help)->type_name("N"));
+  impl_->AddNumber<uint64_t>(name, value, {}, "", help);
 }
 void FlagSet::Add(const std::string& name, absl::Duration* value, const std::string& help) {
-  impl_->AddParsed(name, value, ParseSeconds, absl::FormatDuration(*value), "TIME", help);
+  impl_->AddParsed(name, value, ParseSeconds, "a time such as 250ms, 10s or 2m",
+                   absl::FormatDuration(*value), "TIME", help);
 }
 void FlagSet::AddBytes(const std::string& name, int64_t* value, const std::string& help) {
-  impl_->AddParsed(name, value, ParseBytes, FormatBytes(*value), "BYTES", help);
+  impl_->AddParsed(name, value, ParseBytes,
+                   "a size in bytes or with a unit: B, KB, MB, GB, KiB, MiB, GiB, TiB",
+                   FormatBytes(*value), "BYTES", help);
 }
 void FlagSet::Add(const std::string& name, std::vector<std::string>* value,
                   const std::string& help) {
@@ -203,12 +269,23 @@ void FlagSet::AddOneOf(const std::string& name, std::string* value,
   impl_->AddValue(name, value, help)->type_name(shown)->check(CLI::Validator(check, ""));
 }
 void FlagSet::AddAtLeast(const std::string& name, int* value, int least, const std::string& help) {
-  auto check = [least](const std::string& text) {
-    int64_t number = 0;  // what is no number at all is told by the parser
-    const bool less = absl::SimpleAtoi(text, &number) && number < least;
-    return less ? absl::StrFormat("expected at least %d, found %s", least, text) : std::string();
-  };
-  impl_->AddValue(name, value, help)->check(CLI::Validator(check, ""));
+  impl_->AddNumber<int>(name, value, {.least = least}, absl::StrCat(*value), help);
+}
+void FlagSet::AddAtLeast(const std::string& name, int64_t* value, int64_t least,
+                         const std::string& help) {
+  impl_->AddNumber<int64_t>(name, value, {.least = least}, absl::StrCat(*value), help);
+}
+void FlagSet::AddAtLeast(const std::string& name, std::optional<uint32_t>* value, uint32_t least,
+                         const std::string& help) {
+  impl_->AddNumber<uint32_t>(name, value, {.least = least}, "", help);
+}
+void FlagSet::AddInRange(const std::string& name, int* value, int least, int most,
+                         const std::string& help) {
+  impl_->AddNumber<int>(name, value, {.least = least, .most = most}, absl::StrCat(*value), help);
+}
+void FlagSet::AddInRange(const std::string& name, double* value, double least, double most,
+                         const std::string& help) {
+  impl_->AddNumber<double>(name, value, {.least = least, .most = most}, absl::StrCat(*value), help);
 }
 void FlagSet::AddHidden(const std::string& name, int* value) {
   impl_->app.add_option(name, *value, "")->group("");
@@ -218,8 +295,18 @@ void FlagSet::AddPositional(const std::string& name, std::string* value, const s
 }
 
 std::optional<int> FlagSet::Parse(int argc, char** argv) {
+  // "--name=" is an empty value, not one that follows. CLI11 takes the words from the back.
+  std::vector<std::string> words;
+  for (int i = argc - 1; i > 0; --i) {
+    const std::string word = argv[i];
+    const std::string name = word.substr(0, word.size() - (word.size() > 1 && word.back() == '='));
+    const CLI::Option* option = name != word ? impl_->app.get_option_no_throw(name) : nullptr;
+    const bool empty_value = option != nullptr && option->get_expected_max() > 0;
+    if (empty_value) words.push_back("");
+    words.push_back(empty_value ? name : word);
+  }
   try {
-    impl_->app.parse(argc, argv);
+    impl_->app.parse(words);
   } catch (const CLI::CallForHelp&) {
     std::printf("%s", impl_->app.help().c_str());
     return kExitOk;

@@ -28,8 +28,8 @@ class FlagSet {
   void Add(const std::string& name, std::string* value, const std::string& help);
   void Add(const std::string& name, int* value, const std::string& help);
   void Add(const std::string& name, int64_t* value, const std::string& help);
-  void Add(const std::string& name, double* value, const std::string& help);
-  void Add(const std::string& name, bool* value, const std::string& help);  // --name true|false
+  void Add(const std::string& name, bool* value,
+           const std::string& help);  // --name, --name=true|false, --name true|false
   void Add(const std::string& name, absl::Duration* value,
            const std::string& help);  // "250ms", "10s"; bare: seconds
   void Add(const std::string& name, std::vector<std::string>* value,
@@ -45,6 +45,13 @@ class FlagSet {
   void AddOneOf(const std::string& name, std::string* value,
                 const std::vector<std::string>& choices, const std::string& help);
   void AddAtLeast(const std::string& name, int* value, int least, const std::string& help);
+  void AddAtLeast(const std::string& name, int64_t* value, int64_t least, const std::string& help);
+  void AddAtLeast(const std::string& name, std::optional<uint32_t>* value, uint32_t least,
+                  const std::string& help);
+  void AddInRange(const std::string& name, int* value, int least, int most,
+                  const std::string& help);
+  void AddInRange(const std::string& name, double* value, double least, double most,
+                  const std::string& help);
   void AddHidden(const std::string& name, int* value);
   void AddPositional(const std::string& name, std::string* value, const std::string& help);
 

@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/interrupt_watch.h"
+#include "cli/output.h"
 #include "cli/request_flags.h"
 #include "cli/server_loop.h"
 #include "cli/work_report.h"
@@ -35,7 +36,7 @@ void AddFlags(FlagSet* flags, GenerateFlags* values) {
   flags->Add("--token-ids", &values->token_ids, "token ids as prompt, used exactly as given");
   AddSamplingFlags(flags, &values->sampling);
   flags->Add("--logprobs", &values->logprobs,
-             "log-probabilities with this many alternatives (0 to 20)");
+             "log-probabilities with this many alternatives (0 to 20), with --json");
   flags->Add("--prompt-logprobs", &values->prompt_logprobs, "the same of the prompt's tokens");
   flags->Add("--model-name", &values->model_name, "refuse to be answered by another model");
   flags->Add("--request-id", &values->request_id, "name of the request in logs");
@@ -44,18 +45,29 @@ void AddFlags(FlagSet* flags, GenerateFlags* values) {
   flags->AddSwitch("--unary", &values->unary, "wait for the whole answer instead of streaming");
   flags->AddSwitch("--json", &values->json, "print the whole answer as JSON");
   flags->AddSwitch("--ids", &values->ids, "print token ids instead of text");
-  flags->AddSwitch("--verbose", &values->verbose, "say how fast it was and who computed what");
+  flags->AddSwitch("--verbose", &values->verbose,
+                   "say how fast it was and who computed what; with --json on stderr");
 }
 
-std::string ReadStandardInput() {
-  std::string all;
-  char bytes[65536];
-  ssize_t size;
-  while ((size = read(STDIN_FILENO, bytes, sizeof bytes)) > 0) all.append(bytes, size);
-  return all;
+// Flags that would be left unused beside others, or could not be sent.
+Status CheckFlags(const GenerateFlags& values) {
+  if (!values.token_ids.empty() && !values.prompt.empty()) {
+    return InvalidArgument("--token-ids: expected no prompt beside them, found \"%s\"",
+                           values.prompt);
+  }
+  if (!values.token_ids.empty() && values.chat)
+    return InvalidArgument("--token-ids: expected no --chat, for ids are used as given");
+  if (!values.system.empty() && !values.chat)
+    return InvalidArgument("--system: expected --chat beside it");
+  if ((values.logprobs || values.prompt_logprobs) && !values.json)
+    return InvalidArgument("--logprobs, --prompt-logprobs: expected --json, which shows them");
+  ATL_RETURN_IF_ERROR(CheckUtf8("--system", values.system));
+  ATL_RETURN_IF_ERROR(CheckUtf8("--model-name", values.model_name));
+  return CheckUtf8("--request-id", values.request_id);
 }
 
 StatusOr<GenerateRequest> MakeRequest(const GenerateFlags& values) {
+  ATL_RETURN_IF_ERROR(CheckFlags(values));
   GenerateRequest request;
   if (!values.token_ids.empty()) {
     ATL_ASSIGN_OR_RETURN(*request.mutable_token_ids(),
@@ -63,12 +75,13 @@ StatusOr<GenerateRequest> MakeRequest(const GenerateFlags& values) {
   } else {
     const bool from_input =
         values.prompt == "-" || (values.prompt.empty() && isatty(STDIN_FILENO) == 0);
-    const std::string prompt = ToUtf8(from_input ? ReadStandardInput() : values.prompt);
+    const std::string prompt = from_input ? ReadStandardInput() : values.prompt;
+    ATL_RETURN_IF_ERROR(CheckUtf8("prompt", prompt));
     if (values.chat) {
       if (!values.system.empty()) {
         auto* system = request.mutable_messages()->add_messages();
         system->set_role("system");
-        system->set_content(ToUtf8(values.system));
+        system->set_content(values.system);
       }
       auto* user = request.mutable_messages()->add_messages();
       user->set_role("user");
@@ -105,14 +118,17 @@ void PrintPart(const Message& message, bool ids) {
   } else {
     std::fwrite(message.text().data(), 1, message.text().size(), stdout);
   }
-  std::fflush(stdout);
 }
 
+// `printed`: something of the answer is on stdout.
 StatusOr<GenerateResponse> Ask(ApiClient* client, const GenerateRequest& request,
-                               const GenerateFlags& values) {
+                               const GenerateFlags& values, bool* printed) {
   if (!values.unary) {
     return client->Stream(request, [&](const GenerateStreamResponse& message) {
-      if (!values.json) PrintPart(message, values.ids);
+      if (values.json) return;
+      PrintPart(message, values.ids);
+      *printed |= message.token_ids_size() > 0 || !message.text().empty();
+      if (!FlushOutput().ok()) client->Cancel();  // nobody reads the rest
     });
   }
   StatusOr<GenerateResponse> answer = client->Generate(request);
@@ -134,25 +150,28 @@ int RunGenerate(const std::string& command, int argc, char** argv) {
   FlagSet flags(command, "Sends one prompt to a server and prints the answer as it comes.");
   AddFlags(&flags, &values);
   if (const auto code = flags.Parse(argc, argv)) return *code;
-  const StatusOr<ApiClientOptions> options = ToClientOptions(values.address);
+  StatusOr<ApiClientOptions> options = ToClientOptions(values.address);
   if (!options.ok()) return flags.Mistake(std::string(options.status().message()));
   const StatusOr<GenerateRequest> request = MakeRequest(values);
   if (!request.ok()) return flags.Mistake(std::string(request.status().message()));
 
   InterruptWatch::Block();
+  if (values.verbose || isatty(STDERR_FILENO) != 0) options->on_retry = RetryNotice(command);
   ApiClient client(*options);
   InterruptWatch interrupts([&] { client.Cancel(); });
   const WorkSnapshot before = values.verbose ? TakeWorkSnapshot(client.channel()) : WorkSnapshot();
-  const StatusOr<GenerateResponse> answer = Ask(&client, *request, values);
+  bool printed = false;
+  const StatusOr<GenerateResponse> answer = Ask(&client, *request, values, &printed);
   if (!answer.ok()) {
-    std::printf("\n");
+    if (printed) std::printf("\n");
     if (absl::IsCancelled(answer.status())) return kExitInterrupted;
     return Fail(command, answer.status());
   }
   PrintEnd(*answer, values);
   if (values.verbose) {
     const WorkSnapshot after = TakeWorkSnapshot(client.channel());
-    std::printf("%s\n%s\n", DescribeSpeed(*answer).c_str(), DescribeWork(before, after).c_str());
+    std::fprintf(values.json ? stderr : stdout, "%s\n%s\n", DescribeSpeed(*answer).c_str(),
+                 DescribeWork(before, after).c_str());
   }
   return kExitOk;
 }

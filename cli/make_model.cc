@@ -1,8 +1,10 @@
 #include "model/make_model.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <optional>
 #include <thread>
@@ -41,6 +43,26 @@ StatusOr<model::ModelConfig> ConfigOf(const MakeModelFlags& values) {
   return model::OverrideConfig(preset, fields);
 }
 
+std::atomic<int> ended_by = 0;  // the signal that ends the work; 0: none yet
+
+// Ctrl-C and SIGTERM let the writer take its unfinished file away.
+void WatchEndSignals() {
+  struct sigaction action = {};
+  action.sa_handler = [](int number) { ended_by = number; };
+  action.sa_flags = SA_RESTART | SA_RESETHAND;  // a second one ends the process at once
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+void TellProgress(int64_t done, int64_t total) {
+  if (isatty(STDERR_FILENO) == 0) {
+    if (done == 0) std::fprintf(stderr, "%.2f GB to write\n", total / 1e9);
+    return;
+  }
+  std::fprintf(stderr, "\r%.1f of %.1f GB", done / 1e9, total / 1e9);
+  if (done == total) std::fprintf(stderr, "\n");
+}
+
 StatusOr<model::MadeModel> Make(const MakeModelFlags& values) {
   model::MakeModelOptions options;
   ATL_ASSIGN_OR_RETURN(options.config, ConfigOf(values));
@@ -53,12 +75,8 @@ StatusOr<model::MadeModel> Make(const MakeModelFlags& values) {
   const int cores = std::max(1u, std::thread::hardware_concurrency());
   ThreadPool pool({.num_threads = values.threads > 0 ? values.threads : cores});
   options.pool = &pool;
-  if (isatty(STDERR_FILENO) != 0) {
-    options.progress = [](int64_t done, int64_t total) {
-      std::fprintf(stderr, "\r%.1f of %.1f GB", done / 1e9, total / 1e9);
-      if (done == total) std::fprintf(stderr, "\n");
-    };
-  }
+  options.progress = TellProgress;
+  options.stop = [] { return ended_by != 0; };
   return model::MakeModel(options, values.out);
 }
 
@@ -84,7 +102,9 @@ int RunMakeModel(const std::string& command, int argc, char** argv) {
   flags.Add("--threads", &values.threads, "threads; 0: one a core");
   if (const auto code = flags.Parse(argc, argv)) return *code;
   if (values.out.empty()) return flags.Mistake("--out DIR is required");
+  WatchEndSignals();
   const StatusOr<model::MadeModel> made = Make(values);
+  if (!made.ok() && ended_by != 0) return 128 + ended_by;  // as a shell counts signals
   if (!made.ok()) return Fail(command, made.status());
   std::printf("%s: %d tensors in %d files, %.2f GB\n", values.out.c_str(),
               static_cast<int>(made->num_tensors), static_cast<int>(made->num_files),

@@ -6,6 +6,8 @@
 namespace atl::cli {
 namespace {
 
+constexpr int kMaxThreads = 1024;
+
 std::string Join(const std::vector<std::string>& parts) {
   std::string joined;
   for (const std::string& part : parts) joined += (joined.empty() ? "" : ",") + part;
@@ -99,7 +101,9 @@ void AddJoinFlags(FlagSet* flags, cluster::NodeOptions* node) {
 void AddEngineFlags(FlagSet* flags, attention::EngineOptions* engine) {
   flags->Add("--cache-blocks", &engine->cache_blocks,
              "latent cache in blocks of 64 positions; 0: from --cache-bytes");
-  flags->AddBytes("--cache-bytes", &engine->cache_bytes, "latent cache of an attention node");
+  flags->AddBytes(
+      "--cache-bytes", &engine->cache_bytes,
+      "latent cache of an attention node; 0: 1GiB, or one whole context where that is more");
   flags->AddAtLeast("--max-running", &engine->max_running, 1, "sequences in one step at most");
   flags->AddAtLeast("--max-waiting", &engine->max_waiting, 0,
                     "sequences waiting at an attention node at most");
@@ -109,16 +113,16 @@ void AddEngineFlags(FlagSet* flags, attention::EngineOptions* engine) {
                     "rows of one prompt in one step at most");
   flags->Add("--prefix-cache", &engine->prefix_cache,
              "keep the cache of prompts for later ones that begin alike");
-  flags->Add("--micro-batches", &engine->micro_batches,
-             "parts of a step that overlap attention and experts");
+  flags->AddInRange("--micro-batches", &engine->micro_batches, 1, 2,
+                    "parts of a step that overlap attention and experts");
   flags->Add("--context", &engine->context_length,
              "positions of a sequence at most; 0: as the model says");
   AddSpeculateFlag(flags, &engine->speculate);
 }
 
 void AddSpeculateFlag(FlagSet* flags, int* speculate) {
-  flags->Add("--speculate", speculate,
-             "tokens guessed ahead with the model's MTP layer, 0 to 4; 0: none");
+  flags->AddInRange("--speculate", speculate, 0, attention::kMaxSpeculate,
+                    "tokens guessed ahead with the model's MTP layer, 0 to 4; 0: none");
 }
 
 void AddDispatchFlag(FlagSet* flags, std::string* dispatch) {
@@ -129,8 +133,8 @@ void AddDispatchFlag(FlagSet* flags, std::string* dispatch) {
 Status CheckNodeOptions(const cluster::NodeOptions& node) {
   if (node.model_dir.empty()) return InvalidArgument("--model DIR is required (or ATOLL_MODEL)");
   ATL_RETURN_IF_ERROR(Annotate(model::FindProfile(node.profile).status(), "--profile"));
-  if (node.threads < 0)
-    return InvalidArgument("--threads: expected 0 or more, found %d", node.threads);
+  if (node.threads < 0 || node.threads > kMaxThreads)
+    return InvalidArgument("--threads: expected 0 to %d, found %d", kMaxThreads, node.threads);
   if (node.link_spin_us < -1 || node.link_spin_us > 1'000'000)
     return InvalidArgument("--link-spin-us: expected -1 to 1000000, found %d", node.link_spin_us);
   ATL_RETURN_IF_ERROR(CheckAddress("--listen", node.listen));

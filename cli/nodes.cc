@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "atollpb/v1/cluster.grpc.pb.h"
+#include "atollpb/v1/inference.grpc.pb.h"
 #include "cli/commands.h"
 #include "cli/request_flags.h"
 #include "cli/server_loop.h"
@@ -34,6 +35,15 @@ std::string HoldsOf(const pb::Announcement& node) {
                          node.state().waiting_sequences(), node.state().free_blocks());
 }
 
+// Whether `atoll serve` is there: it answers clients, and knows of no other nodes.
+bool IsOneProcess(const std::string& address) {
+  grpc::ClientContext context;
+  rpc::SetDeadline(&context, kTimeout);
+  pb::GetModelResponse model;
+  return pb::ModelService::NewStub(rpc::MakeChannel(address))->GetModel(&context, {}, &model).ok();
+}
+
+// Unimplemented: `atoll serve` answers there.
 StatusOr<pb::GetSnapshotResponse> GetSnapshot(const std::vector<std::string>& addresses) {
   Status last;
   for (const std::string& address : addresses) {
@@ -43,6 +53,10 @@ StatusOr<pb::GetSnapshotResponse> GetSnapshot(const std::vector<std::string>& ad
     const auto stub = pb::ClusterService::NewStub(rpc::MakeChannel(address));
     last = Annotate(rpc::FromGrpc(stub->GetSnapshot(&context, {}, &snapshot)), address);
     if (last.ok()) return snapshot;
+    if (!absl::IsUnimplemented(last)) continue;
+    if (IsOneProcess(address))
+      return Unimplemented("%s: one process (atoll serve), no nodes", address);
+    last = FailedPrecondition("%s: expected a router, found another server", address);
   }
   return last;
 }
@@ -57,6 +71,10 @@ int RunNodes(const std::string& command, int argc, char** argv) {
   const auto options = ToClientOptions(address);
   if (!options.ok()) return flags.Mistake(std::string(options.status().message()));
   const StatusOr<pb::GetSnapshotResponse> snapshot = GetSnapshot(address.addresses);
+  if (absl::IsUnimplemented(snapshot.status())) {
+    std::printf("%s\n", std::string(snapshot.status().message()).c_str());
+    return kExitOk;
+  }
   if (!snapshot.ok()) return Fail(command, snapshot.status());
 
   std::printf("%-16s %-10s %-22s %-13s %-8s %s\n", "NAME", "ROLE", "GRPC", "STATE", "PID", "HOLDS");

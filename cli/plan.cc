@@ -1,6 +1,8 @@
 #include "model/plan.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <optional>
 
 #include "cli/commands.h"
 #include "cli/flag_set.h"
@@ -14,6 +16,7 @@ namespace {
 struct PlanFlags {
   std::string model, profile = model::kDefaultProfile;
   model::PlanOptions options;
+  std::optional<uint32_t> context;
   double bandwidth_gb = 0, gflops = 0;
   int speculate = 0;
 };
@@ -25,6 +28,8 @@ StatusOr<std::string> MakePlanText(PlanFlags* values) {
   options.bandwidth_bytes_per_s = values->bandwidth_gb * 1e9;
   options.flops_per_s = values->gflops * 1e9;
   ATL_ASSIGN_OR_RETURN(options.config, model::ResolveModelConfig(values->model));
+  options.context_tokens = values->context.value_or(
+      std::min(options.context_tokens, options.config.max_position_embeddings));
   ATL_ASSIGN_OR_RETURN(options.profile, model::FindProfile(values->profile));
   ATL_ASSIGN_OR_RETURN(const model::Plan plan, model::MakePlan(options));
   return model::PlanToText(plan);
@@ -44,15 +49,20 @@ int RunPlan(const std::string& command, int argc, char** argv) {
   flags.Add("--model", &values.model,
             "checkpoint folder, config.json, or one of " + presets + " (required)");
   flags.Add("--profile", &values.profile, "numeric profile");
-  flags.Add("--nodes", &values.options.num_expert_nodes,
-            "expert nodes; 0: as few as hold the experts once");
+  flags.AddAtLeast("--nodes", &values.options.num_expert_nodes, 0,
+                   "expert nodes; 0: as few as hold the experts once");
   flags.AddBytes("--node-memory", &values.options.node_memory_bytes, "memory of each node");
-  flags.Add("--context", &values.options.context_tokens, "tokens of a sequence, prompt and answer");
-  flags.Add("--sequences", &values.options.num_sequences,
-            "sequences that run at once in the whole cluster");
+  flags.AddAtLeast(
+      "--context", &values.context, 1,
+      absl::StrFormat("tokens of a sequence, prompt and answer; absent: %d, or the model's "
+                      "limit where that is less",
+                      values.options.context_tokens));
+  flags.AddAtLeast("--sequences", &values.options.num_sequences, 1,
+                   "sequences that run at once in the whole cluster");
   AddSpeculateFlag(&flags, &values.speculate);
-  flags.Add("--bandwidth", &values.bandwidth_gb, "GB/s that an expert node reads memory at");
-  flags.Add("--gflops", &values.gflops, "GFLOP/s of an expert node");
+  flags.AddInRange("--bandwidth", &values.bandwidth_gb, 0, 1e9,
+                   "GB/s that an expert node reads memory at");
+  flags.AddInRange("--gflops", &values.gflops, 0, 1e12, "GFLOP/s of an expert node");
   if (const auto code = flags.Parse(argc, argv)) return *code;
   if (values.model.empty())
     return flags.Mistake("--model is required: a folder, or one of " + presets);

@@ -1,8 +1,14 @@
 #include "cli/request_flags.h"
 
+#include <unistd.h>
+
+#include <cstdio>
+#include <set>
+#include <string_view>
+
 #include "absl/strings/numbers.h"
 #include "rpc/address.h"
-#include "text/tokenizer.h"
+#include "text/utf8.h"
 
 namespace atl::cli {
 
@@ -19,6 +25,14 @@ StatusOr<ApiClientOptions> ToClientOptions(const AddressFlags& values) {
     ATL_RETURN_IF_ERROR(Annotate(rpc::ParseHostPort(address).status(), "--address"));
   }
   return ApiClientOptions{.addresses = values.addresses, .timeout = values.timeout};
+}
+
+std::function<void(const Status&)> RetryNotice(const std::string& command) {
+  return [command, told = std::set<std::string>()](const Status& why) mutable {
+    const std::string reason(why.message());
+    if (!told.insert(reason).second) return;
+    std::fprintf(stderr, "%s: %s; trying again\n", command.c_str(), reason.c_str());
+  };
 }
 
 void AddSamplingFlags(FlagSet* flags, SamplingFlags* values) {
@@ -55,7 +69,10 @@ Status ApplySampling(const SamplingFlags& values, atollpb::v1::GenerateRequest* 
   if (values.seed) sampling->set_seed(*values.seed);
   if (values.max_tokens) request->set_max_tokens(*values.max_tokens);
   request->set_ignore_eos(values.ignore_eos);
-  for (const std::string& stop : values.stop) request->add_stop(ToUtf8(stop));
+  for (const std::string& stop : values.stop) {
+    ATL_RETURN_IF_ERROR(CheckUtf8("--stop", stop));
+    request->add_stop(stop);
+  }
   ATL_ASSIGN_OR_RETURN(const auto stop_ids,
                        ParseTokenIds("--stop-token-ids", values.stop_token_ids));
   *request->mutable_stop_token_ids() = stop_ids.ids();
@@ -84,10 +101,24 @@ StatusOr<atollpb::v1::TokenIds> ParseTokenIds(const std::string& flag,
   return ids;
 }
 
-std::string ToUtf8(const std::string& bytes) {
-  text::Utf8Stream stream;
-  std::string text = stream.Push(bytes);
-  return text + stream.Flush();
+Status CheckUtf8(const std::string& what, const std::string& text) {
+  for (size_t at = 0; at < text.size();) {
+    const text::Utf8Piece piece = text::NextPiece(std::string_view(text).substr(at));
+    if (piece.kind != text::Utf8Piece::kCharacter) {
+      return InvalidArgument("%s: expected UTF-8, found the byte 0x%02x at offset %d", what,
+                             static_cast<unsigned char>(text[at]), at);
+    }
+    at += piece.length;
+  }
+  return absl::OkStatus();
+}
+
+std::string ReadStandardInput() {
+  std::string all;
+  char bytes[65536];
+  ssize_t size;
+  while ((size = read(STDIN_FILENO, bytes, sizeof bytes)) > 0) all.append(bytes, size);
+  return all;
 }
 
 }  // namespace atl::cli

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,6 +23,10 @@ void AddAddressFlags(FlagSet* flags, AddressFlags* values);
 // InvalidArgument says which address is none.
 StatusOr<ApiClientOptions> ToClientOptions(const AddressFlags& values);
 
+// For ApiClientOptions::on_retry: says on stderr that the client tries again and why, each reason
+// once.
+std::function<void(const Status&)> RetryNotice(const std::string& command);
+
 struct SamplingFlags {
   std::optional<float> temperature, top_p, min_p;
   std::optional<float> repetition_penalty, presence_penalty, frequency_penalty;
@@ -41,7 +46,10 @@ Status ApplySampling(const SamplingFlags& values, atollpb::v1::GenerateRequest* 
 StatusOr<atollpb::v1::TokenIds> ParseTokenIds(const std::string& flag,
                                               const std::vector<std::string>& words);
 
-// What a protobuf string may hold: ill-formed pieces of UTF-8 become U+FFFD.
-std::string ToUtf8(const std::string& bytes);
+// What a protobuf string may hold. InvalidArgument: `what` is no UTF-8; it says which byte is
+// wrong.
+Status CheckUtf8(const std::string& what, const std::string& text);
+// All of standard input.
+std::string ReadStandardInput();
 
 }  // namespace atl::cli

@@ -20,7 +20,8 @@ void AddFrontDoorFlags(FlagSet* flags, int* max_concurrent_requests, int* max_qu
 }
 
 void AddPlannerFlags(FlagSet* flags, int* min_replicas, absl::Duration* settle) {
-  flags->Add("--min-replicas", min_replicas, "holders of every expert, where memory allows");
+  flags->AddAtLeast("--min-replicas", min_replicas, 1,
+                    "holders of every expert, where memory allows");
   flags->Add("--settle", settle, "quiet time of the membership before experts are placed");
 }
 

@@ -1,8 +1,10 @@
 #include "cli/status_file.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
@@ -43,15 +45,37 @@ std::string FormatStatusFile(const std::vector<ProcessEntry>& processes) {
   return whole.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
+namespace {
+
+constexpr int64_t kMaxStatusFileBytes = int64_t{16} << 20;
+
+// An older run's file, or an empty one that somebody made for us.
+bool IsStatusFile(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return false;
+  const StatusOr<std::string> text = ReadFile(path, kMaxStatusFileBytes);
+  if (!text.ok()) return false;
+  const nlohmann::json json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  return text->empty() || (json.is_object() && json.size() == 1 && json.contains("processes"));
+}
+
+}  // namespace
+
 StatusOr<StatusFile> StatusFile::Create(const std::string& path) {
-  if (!path.empty()) {
-    const size_t slash = path.rfind('/');
-    const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-    if (access(folder.c_str(), W_OK | X_OK) != 0) return ErrnoStatus(errno, "status file " + path);
-    if (unlink(path.c_str()) != 0 && errno != ENOENT)
-      return ErrnoStatus(errno, "status file " + path);
+  if (path.empty()) return StatusFile(path);
+  std::error_code missing;
+  const std::filesystem::path target = std::filesystem::canonical(path, missing);
+  const std::string name = missing ? path : target.string();
+  const size_t slash = name.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : name.substr(0, slash + 1);
+  if (access(folder.c_str(), W_OK | X_OK) != 0) return ErrnoStatus(errno, "status file " + path);
+  if (!missing && !IsStatusFile(name)) {
+    return AlreadyExists("status file %s: expected none, or an older run's; found something else",
+                         path);
   }
-  return StatusFile(path);
+  if (unlink(name.c_str()) != 0 && errno != ENOENT)
+    return ErrnoStatus(errno, "status file " + path);
+  return StatusFile(name);
 }
 
 Status StatusFile::Update(const std::vector<ProcessEntry>& processes) {

@@ -32,8 +32,9 @@ std::string FormatStatusFile(const std::vector<ProcessEntry>& processes);
 // Writes the file whenever its text changes, by rename. Thread-compatible.
 class StatusFile {
  public:
-  // An empty path writes nothing. Takes away an older run's file; the error says why the folder
-  // cannot be written.
+  // An empty path writes nothing. Takes away an older run's file; a link is followed. The error
+  // says why the folder cannot be written; AlreadyExists: what is there is no status file, and is
+  // kept.
   static StatusOr<StatusFile> Create(const std::string& path);
   Status Update(const std::vector<ProcessEntry>& processes);
 

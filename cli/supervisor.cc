@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "cli/child_process.h"
 #include "cli/flag_set.h"
+#include "cli/status_writer.h"
 
 namespace atl::cli {
 namespace {
@@ -25,6 +26,7 @@ constexpr absl::Duration kMaxBackoff = absl::Seconds(5);
 constexpr absl::Duration kLongLife = absl::Seconds(10);
 constexpr absl::Duration kTick = absl::Milliseconds(100);
 constexpr absl::Duration kNoticeEvery = absl::Seconds(10);
+constexpr absl::Duration kFirstWrite = absl::Seconds(30);  // of the status file
 constexpr const char* kEndOrder[] = {"router", "attention", "expert"};
 
 struct Child {
@@ -58,7 +60,8 @@ class Supervisor {
 
   // OK after a signal.
   Status Run() {
-    ATL_RETURN_IF_ERROR(WatchSignals());
+    ATL_RETURN_IF_ERROR(WatchSignals());  // before there is a thread that could take them
+    status_writer_ = std::make_unique<StatusWriter>(std::move(status_file_));
     for (Child& child : children_) ATL_RETURN_IF_ERROR(Start(&child));
     std::vector<std::string> names;
     for (const Child& child : children_) names.push_back(child.spec.name);
@@ -182,11 +185,12 @@ class Supervisor {
       LogInfo("waiting: %s", state.waiting_for);
       return absl::OkStatus();
     }
-    const Status written = status_file_.Update(Entries(state));
+    status_writer_->Tell(Entries(state));
     if (!announced_) {
-      ATL_RETURN_IF_ERROR(written);
+      ATL_RETURN_IF_ERROR(status_writer_->Flush(kFirstWrite));
       Announce();
     }
+    const Status written = status_writer_->last_write();
     if (!written.ok() && status_file_works_) LogWarning("%s", std::string(written.message()));
     status_file_works_ = written.ok();
     return absl::OkStatus();
@@ -228,7 +232,7 @@ class Supervisor {
     LogInfo("ending %d processes", static_cast<int>(children_.size()));
     watch_.reset();
     for (const char* role : kEndOrder) EndRole(role);
-    status_file_.Update({}).IgnoreError();  // the folder may be gone; nothing is left to be told
+    status_writer_->Tell({});
   }
 
   void EndRole(const std::string& role) {
@@ -265,7 +269,8 @@ class Supervisor {
   }
 
   const SupervisorOptions options_;
-  StatusFile status_file_;
+  StatusFile status_file_;  // until Run
+  std::unique_ptr<StatusWriter> status_writer_;
   std::vector<Child> children_;
   std::unique_ptr<ClusterWatch> watch_;
   int signal_fd_ = -1;

@@ -1,3 +1,6 @@
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <sstream>
@@ -5,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/request_flags.h"
 #include "cli/server_loop.h"
+#include "model/presets.h"
 #include "text/tokenizer.h"
 
 namespace atl::cli {
@@ -24,10 +28,25 @@ StatusOr<std::vector<uint32_t>> InputIds(const std::string& input) {
   return std::vector<uint32_t>(ids.ids().begin(), ids.ids().end());
 }
 
+// Ids that the model has: more than the tokenizer knows where the vocabulary is padded.
+int64_t VocabularySize(const std::string& model_dir, const text::Tokenizer& tokenizer) {
+  const auto config = model::ResolveModelConfig(model_dir);
+  return std::max<int64_t>(tokenizer.vocab_size(), config.ok() ? config->vocab_size : 0);
+}
+
+Status CheckIds(const std::vector<uint32_t>& ids, int64_t vocab_size) {
+  for (uint32_t id : ids) {
+    if (id >= vocab_size)
+      return InvalidArgument("--decode: expected ids below %d, found %d", vocab_size, id);
+  }
+  return absl::OkStatus();
+}
+
 StatusOr<std::string> Decode(const TokenizeFlags& values) {
   ATL_ASSIGN_OR_RETURN(const std::vector<uint32_t> ids, InputIds(values.input));
   if (!values.model_dir.empty()) {
     ATL_ASSIGN_OR_RETURN(const auto tokenizer, text::Tokenizer::Load(values.model_dir));
+    ATL_RETURN_IF_ERROR(CheckIds(ids, VocabularySize(values.model_dir, *tokenizer)));
     return tokenizer->Decode(ids, !values.special);
   }
   ATL_ASSIGN_OR_RETURN(ApiClientOptions options, ToClientOptions(values.address));
@@ -39,6 +58,7 @@ StatusOr<std::string> Decode(const TokenizeFlags& values) {
 }
 
 StatusOr<std::string> Encode(const TokenizeFlags& values) {
+  ATL_RETURN_IF_ERROR(CheckUtf8("input", values.input));
   std::vector<uint32_t> ids;
   if (!values.model_dir.empty()) {
     ATL_ASSIGN_OR_RETURN(const auto tokenizer, text::Tokenizer::Load(values.model_dir));
@@ -46,7 +66,7 @@ StatusOr<std::string> Encode(const TokenizeFlags& values) {
   } else {
     ATL_ASSIGN_OR_RETURN(ApiClientOptions options, ToClientOptions(values.address));
     atollpb::v1::TokenizeRequest request;
-    request.set_text(ToUtf8(values.input));
+    request.set_text(values.input);
     request.set_add_special_tokens(values.special);
     ATL_ASSIGN_OR_RETURN(const auto response, ApiClient(std::move(options)).Tokenize(request));
     ids.assign(response.token_ids().begin(), response.token_ids().end());
@@ -61,13 +81,15 @@ StatusOr<std::string> Encode(const TokenizeFlags& values) {
 int RunTokenize(const std::string& command, int argc, char** argv) {
   TokenizeFlags values;
   FlagSet flags(command, "Turns text into token ids, or with --decode ids (\"5 17 2\") into text.");
-  flags.AddPositional("input", &values.input, "text, or ids");
+  flags.AddPositional("input", &values.input, "text, or ids; - or nothing: from standard input");
   flags.Add("--model", &values.model_dir, "folder of a checkpoint; absent: ask the server");
   AddAddressFlags(&flags, &values.address);
   flags.AddSwitch("--decode", &values.decode, "ids into text");
   flags.AddSwitch("--special", &values.special,
                   "add special tokens in front; with --decode: show them");
   if (const auto code = flags.Parse(argc, argv)) return *code;
+  if (values.input == "-" || (values.input.empty() && isatty(STDIN_FILENO) == 0))
+    values.input = ReadStandardInput();
   const StatusOr<std::string> line = values.decode ? Decode(values) : Encode(values);
   if (!line.ok()) return Fail(command, line.status());
   std::printf("%s\n", line->c_str());

@@ -105,18 +105,18 @@ int RunVerify(const std::string& command, int argc, char** argv) {
   AddModelFlags(&flags, &values.node);
   flags.Add("--texts", &values.texts,
             "file with one text a line; absent: random ids, which are harder");
-  flags.Add("--max-tokens", &values.max_tokens, "tokens of each text at most");
+  flags.AddAtLeast("--max-tokens", &values.max_tokens, 2, "tokens of each text at most");
   flags.Add("--seed", &values.seed, "of the random ids");
   flags.AddOneOf("--isa", &values.node.isa, {"auto", "portable", "avx2", "avx512", "avx512vnni"},
                  "instruction set of the kernels");
   flags.Add("--threads", &values.node.threads, "compute threads; 0: one a core");
-  flags.Add("--max-kl", &values.max_kl, "fail if the mean divergence is larger, in nats; 0: never");
-  flags.Add("--min-top1", &values.min_top1,
-            "fail if the largest logits agree at a smaller share of positions");
+  flags.AddInRange("--max-kl", &values.max_kl, 0, 1e9,
+                   "fail if the mean divergence is larger, in nats; 0: never");
+  flags.AddInRange("--min-top1", &values.min_top1, 0, 1,
+                   "fail if the largest logits agree at a smaller share of positions");
   if (const auto code = flags.Parse(argc, argv)) return *code;
   const Status checked = CheckNodeOptions(values.node);
   if (!checked.ok()) return flags.Mistake(std::string(checked.message()));
-  if (values.max_tokens < 2) return flags.Mistake("--max-tokens: expected 2 or more");
 
   InitLog("verify", LogLevel::kWarning);
   const StatusOr<LogitsDistance> distance = Measure(values);

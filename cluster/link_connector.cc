@@ -189,7 +189,7 @@ struct LinkConnector::State : std::enable_shared_from_this<LinkConnector::State>
   }
 
   void OnAnswer(Peer* peer, const Status& status, const OpenCall& call) {
-    if (!status.ok()) return Fail(peer, status);
+    if (!status.ok()) return Fail(peer, Refusal(peer, status));
     transport::Ticket ticket;
     if (call.response.name() != peer->info.name || call.response.ticket().size() != ticket.size()) {
       return Fail(
@@ -213,6 +213,13 @@ struct LinkConnector::State : std::enable_shared_from_this<LinkConnector::State>
           Peer* peer = self == nullptr ? nullptr : self->Find(name, attempt);
           if (peer != nullptr) self->OnConnected(peer, kind, std::move(link));
         });
+  }
+
+  // What was offered may have been too little for this peer: then all kinds are offered again.
+  static Status Refusal(Peer* peer, const Status& status) {
+    if (!absl::IsFailedPrecondition(status) || peer->failures.empty()) return status;
+    peer->failures.clear();
+    return Unavailable("%s", status.message());
   }
 
   void OnConnected(Peer* peer, transport::LinkKind kind,

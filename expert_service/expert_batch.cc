@@ -61,11 +61,7 @@ void ExpertBatch::Compute(std::span<const BatchCall> calls) {
 }
 
 float* ExpertBatch::Scratch(Buffer* buffer, int64_t floats) {
-  const size_t bytes = floats * sizeof(float);
-  if (buffer->size() < bytes) {
-    *buffer = Buffer();  // not both at once
-    *buffer = Buffer(std::max(bytes, size_t{1} << 16));
-  }
+  buffer->Grow(floats * sizeof(float));
   return buffer->as<float>();
 }
 

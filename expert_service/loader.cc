@@ -17,8 +17,13 @@ constexpr absl::Duration kMaxWait = absl::Seconds(1);
 
 }  // namespace
 
-Loader::Loader(ExpertStore* store, ThreadPool* pool, std::function<void()> on_change)
-    : store_(store), pool_(pool), on_change_(std::move(on_change)), thread_([this] { Run(); }) {}
+Loader::Loader(ExpertStore* store, ThreadPool* pool, std::function<void()> on_change,
+               absl::Duration unreadable_for)
+    : store_(store),
+      pool_(pool),
+      on_change_(std::move(on_change)),
+      unreadable_for_(unreadable_for),
+      thread_([this] { Run(); }) {}
 
 Loader::~Loader() { Stop(); }
 
@@ -67,20 +72,28 @@ uint64_t Loader::term() const {
 std::vector<ExpertKey> Loader::Unreadable() const {
   absl::MutexLock lock(&mu_);
   std::vector<ExpertKey> keys;
-  for (const auto& [key, again] : failed_) keys.push_back(key);
+  for (const auto& [key, failed] : failed_) {
+    if (IsUnreadable(failed)) keys.push_back(key);
+  }
   return keys;
+}
+
+bool Loader::IsUnreadable(absl::Duration failed) const {
+  return cluster::Uptime() - failed < unreadable_for_;
 }
 
 bool Loader::MayTry(ExpertKey key) const {
   absl::MutexLock lock(&mu_);
   const auto failed = failed_.find(key);
-  return failed == failed_.end() || cluster::Uptime() >= failed->second;
+  return failed == failed_.end() || cluster::Uptime() - failed->second >= kTryAgain;
 }
 
 void Loader::NoteFailure(ExpertKey key, const Status& status) {
   {
     absl::MutexLock lock(&mu_);
-    const bool known = !failed_.insert_or_assign(key, cluster::Uptime() + kTryAgain).second;
+    const auto before = failed_.find(key);
+    const bool known = before != failed_.end() && IsUnreadable(before->second);
+    failed_[key] = cluster::Uptime();
     if (known) return;
   }
   LogError("expert %d of layer %d: %s", key.expert, key.layer, status.ToString());

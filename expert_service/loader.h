@@ -31,8 +31,9 @@ class Loader {
  public:
   // `pool` packs as long as the store is empty, that is while nobody waits for the pool; later the
   // loader's thread does it alone. on_change: the store or the term has changed; on the loader's
-  // thread.
-  Loader(ExpertStore* store, ThreadPool* pool, std::function<void()> on_change);
+  // thread. unreadable_for: so long after a failure an expert counts as `Unreadable`.
+  Loader(ExpertStore* store, ThreadPool* pool, std::function<void()> on_change,
+         absl::Duration unreadable_for = absl::Minutes(5));
   ~Loader();  // Stop
 
   // Ends after the expert in hand; what waits, and comes later, is answered with Unavailable.
@@ -52,7 +53,8 @@ class Loader {
   void Unload(uint64_t term, std::vector<ExpertKey> keys, std::function<void(Status)> done);
 
   uint64_t term() const;
-  // What a command asked for and could not be read, ascending.
+  // What a command asked for and could not be read lately, ascending: a disk that recovers is used
+  // again.
   std::vector<ExpertKey> Unreadable() const;
   // A command is being executed or waits.
   bool busy() const;
@@ -73,15 +75,17 @@ class Loader {
   bool LoadAll(const std::vector<ExpertKey>& keys, std::vector<ExpertKey>* no_room);
   bool Superseded() const;
   bool MayTry(ExpertKey key) const;
+  bool IsUnreadable(absl::Duration failed) const;
   void NoteFailure(ExpertKey key, const Status& status);
   Status CheckTerm(uint64_t term) const;
 
   ExpertStore* const store_;
   ThreadPool* const pool_;
   const std::function<void()> on_change_;
+  const absl::Duration unreadable_for_;
 
   mutable absl::Mutex mu_;
-  std::map<ExpertKey, absl::Duration> failed_ ABSL_GUARDED_BY(mu_);  // not before this time again
+  std::map<ExpertKey, absl::Duration> failed_ ABSL_GUARDED_BY(mu_);  // when
   std::optional<LoadCommand> command_ ABSL_GUARDED_BY(mu_);
   std::deque<Job> jobs_ ABSL_GUARDED_BY(mu_);
   uint64_t term_ ABSL_GUARDED_BY(mu_) = 0;

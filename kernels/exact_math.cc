@@ -35,8 +35,8 @@ float Exp(float x) {
   if (x != x) return x;
   if (x > kExpMax) return std::numeric_limits<float>::infinity();
   if (x < kExpMin) return 0;
-  const float t = std::fma(x, kLog2e, kExpMagic);
-  const float n = t - kExpMagic;
+  const float t = std::fma(x, kLog2e, kRoundMagic);
+  const float n = t - kRoundMagic;
   float r = std::fma(n, -kLn2Hi, x);
   r = std::fma(n, -kLn2Lo, r);
   const float p = Horner({kExpC6, kExpC5, kExpC4, kExpC3, kExpC2, 1.0f, 1.0f}, r);

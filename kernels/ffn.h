@@ -14,8 +14,8 @@ struct FfnWeights {
   FfnWeights(WeightFormat format, int64_t hidden_size, int64_t intermediate_size);
 
   PackedMatrix gate;  // [F, D]
-  PackedMatrix up;    // [F, D]
-  PackedMatrix down;  // [D, F]
+  PackedMatrix up;    // [F, D], of gate's format
+  PackedMatrix down;  // [D, F], of any
 };
 
 struct FfnJob {

@@ -11,12 +11,13 @@ namespace atl::kernels {
 // What a weight is kept as.
 //   kF32, kBf16  as named.
 //   kQ8          int8, a bf16 scale for each group of 32 along K: 8.5 bits a weight.
-//                w = v * scale, v in [-127, 127], scale = bf16(max |w| / 127), v = w / scale
-//                rounded to nearest, ties to even.
+//                w = v * scale, v in [-127, 127], scale = bf16(max |w| / 127),
+//                v = w * (1 / scale) rounded to nearest, ties to even.
 //   kQ4          4 bits, a bf16 scale for each group of 32 along K: 4.5 bits a weight.
 //                w = v * scale, v in {-128, -112, ..., 112}, 128 scale = the weight of largest
-//                magnitude (of two such the negative one), negated and rounded to bf16; v / 16
-//                rounded to nearest, ties to even.
+//                magnitude (of two such the negative one), negated and rounded to bf16;
+//                v / 16 = w * (1 / (16 scale)) rounded to nearest, ties to even.
+//                (Reciprocals and products in float32; v is cut to its range.)
 // A group whose scale is under 2^-100 is kept as zeros.
 enum class WeightFormat : uint8_t { kF32 = 1, kBf16 = 2, kQ8 = 3, kQ4 = 4 };
 

@@ -13,7 +13,6 @@ namespace atl::kernels {
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
 
 // 32 weights of one output as unsigned numbers around 128 (kQ8) or 8 (kQ4).
 struct Group {
@@ -25,11 +24,11 @@ Bf16 ScaleOf(float scale) {
   return std::abs(scale) < std::bit_cast<float>(kQuantTinyBits) ? Bf16{0} : F32ToBf16(scale);
 }
 
-// v = w / step, rounded, within [low, high], plus zero. step 0: all zero.
+// v = w * (1 / step), rounded, within [low, high], plus zero. step 0: all zero.
 void Divide(const float* w, float step, int low, int high, int zero, uint8_t* v) {
   const float inverse = step != 0 ? 1 / step : 0;
   for (int64_t i = 0; i < kGroup; ++i) {
-    const float rounded = w[i] * inverse + kMagic;
+    const float rounded = w[i] * inverse + kRoundMagic;
     const int x = static_cast<int>(std::bit_cast<uint32_t>(rounded)) - 0x4b400000;
     v[i] = static_cast<uint8_t>(std::clamp(x, low, high) + zero);
   }

@@ -10,11 +10,7 @@ namespace {
 
 QuantGroup* ThreadMemory(int64_t groups) {
   thread_local Buffer buffer;
-  const size_t bytes = groups * sizeof(QuantGroup);
-  if (buffer.size() < bytes) {
-    buffer = Buffer();  // not both at once
-    buffer = Buffer(std::max(bytes, size_t{1} << 16));
-  }
+  buffer.Grow(groups * sizeof(QuantGroup));
   return buffer.as<QuantGroup>();
 }
 

@@ -28,6 +28,12 @@ Status OfflineForward::Logits(std::span<const uint32_t> ids, int64_t chunk,
     return InvalidArgument("text of %d tokens, expected at most %d", total,
                            cache_.num_blocks() * kCacheBlock);
   }
+  for (int64_t i = 0; i < total; ++i) {
+    if (ids[i] >= vocab) {
+      return InvalidArgument("id %d at position %d, expected an id below the vocabulary's size %d",
+                             ids[i], i, vocab);
+    }
+  }
   logits->resize(total * vocab);
   if (final_hidden != nullptr) final_hidden->resize(total * d);
   const std::span<const BlockId> table(blocks_);

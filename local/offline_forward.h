@@ -20,7 +20,8 @@ class OfflineForward {
   OfflineForward(LocalStack* stack, int64_t max_positions);
 
   // logits [T, V] of every position of `ids`, computed in chunks of at most `chunk` rows.
-  // final_hidden, if not null: [T, D] after model.norm.
+  // final_hidden, if not null: [T, D] after model.norm. InvalidArgument: a text that is too long,
+  // or an id outside the vocabulary (a tokenizer may know more of them than the model).
   Status Logits(std::span<const uint32_t> ids, int64_t chunk, std::vector<float>* logits,
                 std::vector<float>* final_hidden = nullptr);
 

@@ -25,7 +25,8 @@ class Watcher {
         keys_[depth].clear();
         break;
       case Json::parse_event_t::key:
-        // A key's depth is one below its object's.
+        // A key's depth is one below its object's. Keys inside what is not kept are seen as well.
+        if (depth - 1 > kMaxDepth) return false;
         if (!keys_[depth - 1].insert(parsed.get<std::string>()).second) {
           problem_ = absl::StrFormat("key '%s' is given twice", parsed.get<std::string>());
         }
@@ -43,12 +44,26 @@ class Watcher {
   std::string problem_;
 };
 
+// Where `text`, which is not JSON, stops being it: " at byte 17"; "" if the parser does not say.
+std::string WrongPlace(const std::string& text) {
+  try {
+    Watcher watcher;
+    const Json parsed = Json::parse(text, std::ref(watcher));
+  } catch (const Json::parse_error& error) {
+    return absl::StrFormat(" at byte %d", error.byte);
+  } catch (const Json::exception&) {
+    // a number too large, for one
+  }
+  return "";
+}
+
 }  // namespace
 
 StatusOr<Json> ParseJsonObject(const std::string& text, const std::string& where) {
   Watcher watcher;
   Json value = Json::parse(text, std::ref(watcher), /*allow_exceptions=*/false);
-  if (value.is_discarded()) return InvalidArgument("%s is not valid JSON", where);
+  if (value.is_discarded())
+    return InvalidArgument("%s is not valid JSON%s", where, WrongPlace(text));
   if (!watcher.problem().empty()) return InvalidArgument("%s: %s", where, watcher.problem());
   if (!value.is_object()) {
     return InvalidArgument("%s: expected a JSON object, found %s", where, JsonTypeName(value));

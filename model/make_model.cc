@@ -168,7 +168,7 @@ Status RunJob(const Shard& shard, const Job& job, int64_t fp8_block,
 }
 
 Status WriteShard(const Shard& shard, const std::string& path, int64_t fp8_block,
-                  ThreadPool* pool) {
+                  const MakeModelOptions& options) {
   std::vector<SafetensorsEntry> entries;
   for (const PlannedTensor& tensor : shard) entries.push_back(tensor.entry);
   ATL_ASSIGN_OR_RETURN(SafetensorsWriter writer,
@@ -179,14 +179,16 @@ Status WriteShard(const Shard& shard, const std::string& path, int64_t fp8_block
   std::atomic<bool> failed = false;
   const auto run = [&](int64_t i) {
     if (failed.load(std::memory_order_relaxed)) return;
-    const Status status = RunJob(shard, jobs[i], fp8_block, writer);
+    const bool stopped = options.stop && options.stop();
+    const Status status =
+        stopped ? Cancelled("stopped") : RunJob(shard, jobs[i], fp8_block, writer);
     if (status.ok()) return;
     failed = true;
     absl::MutexLock lock(&mu);
     first_error.Update(status);
   };
-  if (pool != nullptr) {
-    pool->ParallelFor(static_cast<int64_t>(jobs.size()), run);
+  if (options.pool != nullptr) {
+    options.pool->ParallelFor(static_cast<int64_t>(jobs.size()), run);
   } else {
     for (size_t i = 0; i < jobs.size(); ++i) run(static_cast<int64_t>(i));
   }
@@ -235,6 +237,14 @@ Status PrepareFolder(const std::string& dir) {
   return error ? ErrnoStatus(error.value(), "make folder " + dir) : absl::OkStatus();
 }
 
+Status CheckRoom(const std::string& dir, int64_t bytes) {
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(dir, error);
+  if (error || space.available >= static_cast<uintmax_t>(bytes)) return absl::OkStatus();
+  return ResourceExhausted("%s: the model has %d bytes, the disk has room for %d", dir, bytes,
+                           space.available);
+}
+
 Status CopyTokenizer(const std::string& from, const std::string& dir) {
   if (from.empty()) return absl::OkStatus();
   ATL_ASSIGN_OR_RETURN(const std::vector<std::string> names, TokenizerFiles(from));
@@ -261,10 +271,12 @@ StatusOr<MadeModel> MakeModel(const MakeModelOptions& options, const std::string
     made.num_tensors += static_cast<int64_t>(shard.size());
     for (const PlannedTensor& tensor : shard) made.total_bytes += TensorBytes(tensor);
   }
+  ATL_RETURN_IF_ERROR(CheckRoom(dir, made.total_bytes));
+  if (options.progress) options.progress(0, made.total_bytes);
   int64_t done_bytes = 0;
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string path = dir + "/" + ShardName(i, shards.size());
-    ATL_RETURN_IF_ERROR(WriteShard(shards[i], path, made.config.fp8_block, options.pool));
+    ATL_RETURN_IF_ERROR(WriteShard(shards[i], path, made.config.fp8_block, options));
     for (const PlannedTensor& tensor : shards[i]) done_bytes += TensorBytes(tensor);
     if (options.progress) options.progress(done_bytes, made.total_bytes);
   }

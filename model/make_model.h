@@ -23,7 +23,8 @@ struct MakeModelOptions {
                                // ids follow them
   ThreadPool* pool = nullptr;  // null: the calling thread
   std::function<void(int64_t done_bytes, int64_t total_bytes)>
-      progress;  // on the calling thread, after each shard
+      progress;                // on the calling thread, before the first shard and after each
+  std::function<bool()> stop;  // asked on any thread of the pool: true ends it with Cancelled
 };
 
 struct MadeModel {
@@ -37,8 +38,9 @@ struct MadeModel {
 // one) into `dir`, which is made if need be. A tensor's bytes depend on (seed, its name, its shape,
 // dtype, the configuration's spreads) alone: not on shards or threads. Memory: a few MB a thread,
 // whatever the model's size. AlreadyExists if `dir` holds a config.json or an index.
-// InvalidArgument for what ParseModelConfig would refuse. ResourceExhausted when the disk is full:
-// config.json is written last, so a folder that has one is whole.
+// InvalidArgument for what ParseModelConfig would refuse. ResourceExhausted when the disk has no
+// room for all of it, before anything is written. config.json is written last, so a folder that has
+// one is whole; of a file that was not finished nothing stays.
 StatusOr<MadeModel> MakeModel(const MakeModelOptions& options, const std::string& dir);
 
 }  // namespace atl::model

@@ -17,7 +17,7 @@ int64_t StoredBytes(const ModelConfig& c, const TensorSpec& spec) {
 }
 
 // As weights/load_packed.h packs matrices: vectors stay float32. Embedding and gate are never
-// quantised; a tied embedding is packed as the head as well.
+// quantised.
 int64_t MemoryBytes(const ModelConfig& c, const NumericProfile& profile, const TensorSpec& spec) {
   if (spec.shape.size() == 1) return spec.params() * 4;
   const bool exact = spec.part == ModelPart::kEmbedding || spec.part == ModelPart::kGate;
@@ -32,7 +32,8 @@ int64_t MemoryBytes(const ModelConfig& c, const NumericProfile& profile, const T
 
 using Parts = std::array<PartSize, kNumModelParts>;
 
-// Of the main model. Of the first MTP layer, as far as nodes hold it, `mtp` has memory_bytes.
+// Of the main model; a tied embedding has no parameters of a head, but is packed as one as well. Of
+// the first MTP layer, as far as nodes hold it, `mtp` has memory_bytes.
 Parts CountParts(const ModelConfig& c, const NumericProfile& profile, Parts* mtp,
                  int64_t* mtp_params) {
   Parts parts;
@@ -51,6 +52,11 @@ Parts CountParts(const ModelConfig& c, const NumericProfile& profile, Parts* mtp
     size.stored_bytes += StoredBytes(c, spec);
     size.memory_bytes += MemoryBytes(c, profile, spec);
   });
+  if (c.tie_word_embeddings) {
+    PartSize& head = parts[static_cast<int>(ModelPart::kHead)];
+    head.memory_bytes +=
+        MemoryBytes(c, profile, {.shape = {c.vocab_size, c.hidden_size}, .part = ModelPart::kHead});
+  }
   return parts;
 }
 
@@ -168,14 +174,15 @@ NetworkPlan PlanNetwork(const PlanOptions& o, int64_t moe_layers, int64_t num_no
   return plan;
 }
 
-// Weights in memory that one token meets: as CountParams counts, but in bytes.
+// Weights in memory that one token meets: as CountParams counts, but in bytes, and of every
+// embedding one row.
 int64_t ActiveBytes(const ModelConfig& c, const Parts& parts) {
   int64_t bytes = 0;
   for (const PartSize& size : parts) {
     if (size.part == ModelPart::kRoutedExpert) {
       if (c.n_routed_experts > 0)
         bytes += size.memory_bytes / c.n_routed_experts * c.num_experts_per_tok;
-    } else if (size.part == ModelPart::kEmbedding && !c.tie_word_embeddings) {
+    } else if (size.part == ModelPart::kEmbedding) {
       bytes += size.memory_bytes / c.vocab_size;
     } else {
       bytes += size.memory_bytes;
@@ -221,7 +228,7 @@ StatusOr<Plan> MakePlan(const PlanOptions& options) {
   const Parts parts = CountParts(c, options.profile, &mtp, &plan.mtp_params);
   plan.params = CountParams(c);
   for (const PartSize& size : parts) {
-    if (size.params > 0) plan.parts.push_back(size);
+    if (size.memory_bytes > 0) plan.parts.push_back(size);
   }
   plan.active_bytes = ActiveBytes(c, parts);
   plan.cache = CacheForms(c, options.profile);

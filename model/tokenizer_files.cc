@@ -12,7 +12,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int64_t kVocabUnit = 16;                       // a panel of kernels/matmul.h
+constexpr int64_t kVocabUnit = 16;                       // a panel of kernels/packed_matrix.h
 constexpr int64_t kMaxTokenId = (int64_t{1} << 24) - 1;  // as config.json's limit
 constexpr char kTokenizer[] = "tokenizer.json";
 constexpr char kTokenizerConfig[] = "tokenizer_config.json";

@@ -13,6 +13,7 @@
 #include <chrono>
 #include <utility>
 
+#include "grpc/health/v1/health.pb.h"
 #include "rpc/address.h"
 #include "rpc/channel.h"
 
@@ -96,6 +97,7 @@ StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
   ATL_RETURN_IF_ERROR(CheckPlaintext("listening on", options.listen, options.insecure));
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::health::v1::HealthCheckRequest::descriptor();  // linked, so that reflection can describe it
   auto self = std::unique_ptr<Server>(new Server);
   self->role_ = role;
 

@@ -30,7 +30,9 @@ grpc::Status ToGrpc(const Status& status) {
 
 Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
-  return Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  const auto code = static_cast<absl::StatusCode>(status.error_code());
+  return Status(code, status.error_message().empty() ? absl::StatusCodeToString(code)
+                                                     : status.error_message());
 }
 
 grpc::Status BadRequest(const std::vector<FieldViolation>& violations) {

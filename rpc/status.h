@@ -11,8 +11,8 @@
 
 namespace atl::rpc {
 
-grpc::Status ToGrpc(const Status& status);  // same code, same text
-Status FromGrpc(const grpc::Status& status);
+grpc::Status ToGrpc(const Status& status);    // same code, same text
+Status FromGrpc(const grpc::Status& status);  // an empty text becomes the name of the code
 
 struct FieldViolation {
   std::string field;        // as in the proto: "sampling.top_p", "messages.messages[2].role"

@@ -96,10 +96,12 @@ StatusOr<uint64_t> RingReader::Read(std::byte* out, uint64_t count) {
 bool RingReader::HasBytes() const { return Get(indexes_->written) != consumed_; }
 
 bool RingReader::TakeWantsSpace() {
-  if (Get(indexes_->wants_space) == 0 || Get(indexes_->written) - consumed_ > capacity_ / 2)
-    return false;
+  if (Get(indexes_->wants_space) == 0) return false;
+  // Taken first, judged then: a wish that comes while we judge must not be erased by us.
   Set(&indexes_->wants_space, uint32_t{0});
-  return true;
+  if (Get(indexes_->written) - consumed_ <= capacity_ / 2) return true;
+  Set(&indexes_->wants_space, uint32_t{1});
+  return false;
 }
 
 }  // namespace atl::transport

@@ -85,14 +85,31 @@ Status Fill(const model::Checkpoint& checkpoint, const std::string& tensor, Thre
   return error.Take();
 }
 
-}  // namespace
-
-kernels::WeightFormat PackedFormat(const model::Checkpoint& checkpoint, const std::string& tensor,
-                                   model::MatrixFormat rule) {
+kernels::WeightFormat OwnFormat(const model::Checkpoint& checkpoint, const std::string& tensor,
+                                model::MatrixFormat rule) {
   if (rule == model::MatrixFormat::kQ8) return kernels::WeightFormat::kQ8;
   if (rule == model::MatrixFormat::kQ4) return kernels::WeightFormat::kQ4;
   const bool bf16 = rule == model::MatrixFormat::kBf16 || checkpoint.IsBf16(tensor);
   return bf16 ? kernels::WeightFormat::kBf16 : kernels::WeightFormat::kF32;
+}
+
+// The matrix that is read in one pass with this one (kernels/ffn.h): gate_proj's is up_proj, and
+// the other way round; "": none.
+std::string PartnerOf(const std::string& tensor) {
+  const std::string gate = "gate_proj.weight", up = "up_proj.weight";
+  if (tensor.ends_with(gate)) return tensor.substr(0, tensor.size() - gate.size()) + up;
+  if (tensor.ends_with(up)) return tensor.substr(0, tensor.size() - up.size()) + gate;
+  return "";
+}
+
+}  // namespace
+
+kernels::WeightFormat PackedFormat(const model::Checkpoint& checkpoint, const std::string& tensor,
+                                   model::MatrixFormat rule) {
+  const kernels::WeightFormat own = OwnFormat(checkpoint, tensor, rule);
+  const std::string partner = PartnerOf(tensor);
+  if (partner.empty() || OwnFormat(checkpoint, partner, rule) == own) return own;
+  return kernels::WeightFormat::kF32;  // exact for either
 }
 
 StatusOr<PackedMatrix> LoadPacked(const model::Checkpoint& checkpoint, const std::string& tensor,
@@ -118,7 +135,7 @@ StatusOr<kernels::FfnWeights> LoadFfn(const model::Checkpoint& checkpoint,
       return InvalidArgument("tensor '%s' is %d x %d, expected %d x %d beside '%s'", *tensor,
                              info->shape[0], info->shape[1], matrix->n(), matrix->k(), gate);
     }
-    // A checkpoint may mix types: then this one has memory of its own.
+    // Where a checkpoint mixes types down_proj may differ: then it has memory of its own.
     if (const auto own = PackedFormat(checkpoint, *tensor, rule); own != format)
       *matrix = PackedMatrix(own, matrix->n(), matrix->k());
     ATL_RETURN_IF_ERROR(Fill(checkpoint, *tensor, pool, matrix));

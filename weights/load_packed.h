@@ -14,7 +14,8 @@
 
 namespace atl::weights {
 
-// The packed format that a tensor takes under the profile's weight rule.
+// The packed format that a tensor takes under the profile's weight rule. gate_proj and up_proj of
+// one prefix take the same: float32 where a checkpoint mixes types and the rule keeps them.
 kernels::WeightFormat PackedFormat(const model::Checkpoint& checkpoint, const std::string& tensor,
                                    model::MatrixFormat rule);
 

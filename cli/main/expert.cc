@@ -1,3 +1,7 @@
 #include "cli/commands.h"
+#include "cli/program.h"
 
-int main(int argc, char** argv) { return atl::cli::RunExpert("atoll-expert", argc, argv); }
+int main(int argc, char** argv) {
+  return atl::cli::RunProgram("atoll-expert",
+                              [&] { return atl::cli::RunExpert("atoll-expert", argc, argv); });
+}

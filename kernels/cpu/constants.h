@@ -3,10 +3,11 @@
 
 namespace atl::kernels {
 
+// 1.5 * 2^23: adding it rounds to an integer, ties to even, which is then in the low bits.
+inline constexpr float kRoundMagic = 12582912.0f;
+
 // exp: x = n ln2 + r; e^r = 1 + r + r^2 q(r), q of degree 4: minimax on |r| <= ln2 / 2, relative
 // error 3.1e-9.
-inline constexpr float kExpMagic =
-    12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
 inline constexpr float kLog2e = 1.44269504088896341f;
 inline constexpr float kLn2Hi =
     0.693147182464599609375f;  // float(ln 2): n * kLn2Hi needs no more bits inside an fma

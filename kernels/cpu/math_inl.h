@@ -3,7 +3,7 @@
 namespace atl::kernels::ATL_ISA {
 
 ATL_INLINE V Exp(V x) {
-  const V magic = Set1(kExpMagic);
+  const V magic = Set1(kRoundMagic);
   const V t = Fma(x, Set1(kLog2e), magic);
   const V n = Sub(t, magic);
   V r = Fma(n, Set1(-kLn2Hi), x);

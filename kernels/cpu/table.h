@@ -15,7 +15,7 @@ inline constexpr int kUnitHeads = 64;      // heads in a unit of attention
 inline constexpr int kBlockKeys = 64;      // mla.h kCacheBlock
 inline constexpr int kSegmentKeys = 1024;  // mla.h kSegment
 
-enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4 };  // matmul.h WeightFormat
+enum class PanelFormat : uint8_t { kF32, kBf16, kQ8, kQ4 };  // packed_matrix.h WeightFormat
 
 // Panels of quantised weights: groups of kGroup along K, two by two; each pair is a line of 2 x 16
 // scales (bf16), then the data of both. A last group without a neighbour has its line too.
@@ -24,11 +24,11 @@ inline constexpr int64_t kScalesBytes = 64;
 // Data of a group of 16 outputs. kQ8: [kGroup / 4][16][4] bytes, four k of an output side by side,
 // 128 more than the signed value. kQ4: [kGroup / 8][16][4] bytes, k = 8 i + b below, k = 8 i + 4 +
 // b in the upper half, 8 more than the signed value.
-constexpr int64_t GroupBytes(bool q4) { return q4 ? 256 : 512; }
-constexpr int64_t ScalesOffset(bool q4, int64_t group) {
+static inline constexpr int64_t GroupBytes(bool q4) { return q4 ? 256 : 512; }
+static inline constexpr int64_t ScalesOffset(bool q4, int64_t group) {
   return group / 2 * (kScalesBytes + 2 * GroupBytes(q4)) + group % 2 * 32;
 }
-constexpr int64_t DataOffset(bool q4, int64_t group) {
+static inline constexpr int64_t DataOffset(bool q4, int64_t group) {
   return group / 2 * (kScalesBytes + 2 * GroupBytes(q4)) + kScalesBytes +
          group % 2 * GroupBytes(q4);
 }

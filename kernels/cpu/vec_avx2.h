@@ -67,7 +67,7 @@ ATL_INLINE uint32_t EqualMask(V x, V y) {
   return Mask(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ));
 }
 
-// p times 2^n, n being the low bits of t (cpu/constants.h kExpMagic).
+// p times 2^n, n being the low bits of t (cpu/constants.h kRoundMagic).
 ATL_INLINE __m256 ScaleByMagic8(__m256 p, __m256 t) {
   return _mm256_castsi256_ps(
       _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));

@@ -46,7 +46,7 @@ ATL_INLINE V IfNan(V a, V yes, V no) {
 ATL_INLINE uint32_t GreaterMask(V a, V b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ); }
 ATL_INLINE uint32_t EqualMask(V a, V b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
 
-// p times 2^n, n being the low bits of t (cpu/constants.h kExpMagic).
+// p times 2^n, n being the low bits of t (cpu/constants.h kRoundMagic).
 ATL_INLINE V ScaleByMagic(V p, V t) {
   return {_mm512_castsi512_ps(
       _mm512_add_epi32(_mm512_castps_si512(p.v), _mm512_slli_epi32(_mm512_castps_si512(t.v), 23)))};

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/constants.h"
+
 #define ATL_INLINE static inline __attribute__((always_inline))
 
 namespace atl::kernels::ATL_ISA {
@@ -78,7 +80,7 @@ ATL_INLINE uint32_t EqualMask(const V& a, const V& b) {
   return mask;
 }
 
-// p times 2^n, n being the low bits of t (cpu/constants.h kExpMagic).
+// p times 2^n, n being the low bits of t (cpu/constants.h kRoundMagic).
 ATL_INLINE V ScaleByMagic(const V& p, const V& t) {
   return Lanes([&](int i) { return FromBits(ToBits(p.v[i]) + (ToBits(t.v[i]) << 23)); });
 }
@@ -185,10 +187,9 @@ ATL_INLINE uint32_t MaxMagnitude(const V& a, const V& b) {
 }
 // Lanes to the nearest integer, ties to even, at q [16]; returns their sum. |a| <= 127.
 ATL_INLINE int32_t StoreInt8(int8_t* q, const V& a) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   int32_t sum = 0;
   for (int i = 0; i < 16; ++i) {
-    const int32_t x = static_cast<int32_t>((a.v[i] + kMagic) - kMagic);
+    const int32_t x = static_cast<int32_t>((a.v[i] + kRoundMagic) - kRoundMagic);
     q[i] = static_cast<int8_t>(x);
     sum += x;
   }

@@ -21,7 +21,8 @@ namespace atl::dispatch {
 
 struct DispatcherOptions {
   absl::Duration coverage_timeout = absl::Seconds(60);
-  int max_lost_nodes = 3;  // work that lost this many expert nodes fails with Internal
+  // A (row, expert) pair that this many expert nodes have died with ends its call with Internal.
+  int max_lost_nodes = 3;
   absl::Duration call_timeout = absl::Minutes(5);  // of a call whose own deadline is later, or none
   // Work later than this, and than 8 times the usual time of work of its size, goes to another
   // holder too.

@@ -70,6 +70,13 @@ void Dispatcher::State::OnError(const cluster::NodeName& name, const Work& work,
   Send(work.call_id, work.pairs);
 }
 
+int Dispatcher::State::LostNodes(const Call& call, const std::vector<int32_t>& pairs) {
+  int most = 0;
+  if (call.lost_nodes.empty()) return most;
+  for (const int32_t i : pairs) most = std::max<int>(most, call.lost_nodes[i]);
+  return most;
+}
+
 void Dispatcher::State::LoseNode(const cluster::NodeName& name, const Status& why, bool died) {
   std::map<uint64_t, std::vector<int32_t>> lost;  // call -> pairs
   for (auto it = works.begin(); it != works.end();) {
@@ -87,12 +94,16 @@ void Dispatcher::State::LoseNode(const cluster::NodeName& name, const Status& wh
     const auto it = calls.find(call_id);
     if (it == calls.end()) continue;  // ended by another's `done`
     Call& call = it->second;
-    if (died && ++call.lost_nodes >= options.max_lost_nodes) {
+    std::sort(pairs.begin(), pairs.end());
+    if (died) {
+      call.lost_nodes.resize(call.routed->num_pairs(), 0);
+      for (const int32_t i : pairs) ++call.lost_nodes[i];
+    }
+    if (const int lost = LostNodes(call, pairs); lost >= options.max_lost_nodes) {
       Finish(call_id, Internal("work of layer %d has lost %d expert nodes, the last one %s: %s",
-                               call.routed->call().layer, call.lost_nodes, name, why.ToString()));
+                               call.routed->call().layer, lost, name, why.ToString()));
       continue;
     }
-    std::sort(pairs.begin(), pairs.end());
     retries.fetch_add(1);
     Send(call_id, pairs);
   }

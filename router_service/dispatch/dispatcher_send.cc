@@ -92,7 +92,8 @@ void Dispatcher::State::SendWork(uint64_t call_id, const cluster::NodeName& name
   const uint64_t work_id = next_id++;
   FrameHeader header = {
       .type = FrameType::kWork,
-      .flags = call.lost_nodes + 1 >= options.max_lost_nodes ? transport::kFlagAlone : uint16_t{0},
+      .flags = LostNodes(call, pairs) + 1 >= options.max_lost_nodes ? transport::kFlagAlone
+                                                                    : uint16_t{0},
       .call_id = work_id,
       .layer = static_cast<uint16_t>(request.layer),
       .micro_batch = static_cast<uint16_t>(request.micro_batch),

@@ -41,7 +41,7 @@ struct Dispatcher::State {
     std::vector<int32_t> waiting;       // pairs that no live node takes now
     std::set<cluster::NodeName> avoid;  // answered that they cannot
     std::set<uint64_t> works;
-    int lost_nodes = 0;
+    std::vector<uint8_t> lost_nodes;  // [pairs] that had the pair and died; empty: none
     uint64_t deadline_timer = 0;
     uint64_t coverage_timer = 0;
     uint64_t retry_timer = 0;
@@ -98,6 +98,8 @@ struct Dispatcher::State {
   Status CheckAnswer(const Work& work, const transport::Frame& frame) const;
   void OnError(const cluster::NodeName& name, const Work& work, const Status& error);
   void NoteTime(const Work& work);
+  // The most nodes that died with one of these pairs.
+  static int LostNodes(const Call& call, const std::vector<int32_t>& pairs);
   // The node's link is gone; its work goes elsewhere. `died`: not by our own will.
   void LoseNode(const cluster::NodeName& name, const Status& why, bool died);
   void ArmHedgeTimer();

@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <utility>
 
 #include "absl/time/time.h"
 #include "base/buffer.h"
@@ -40,11 +42,23 @@ class ExpertFabric {
   // that sleeps in the loop sees it when the loop is woken (EventLoop::Post).
   void Stop() { stopped_.store(true); }
 
+  // Asked at each turn of a Wait: true ends it with Unavailable and takes the call back, for who
+  // wanted its rows has gone. Set before the first Submit; called on the thread of Wait.
+  void SetNobodyWaits(std::function<bool()> nobody_waits) {
+    nobody_waits_ = std::move(nobody_waits);
+  }
+
  protected:
-  bool stopped() const { return stopped_.load(); }
+  // OK: Wait goes on.
+  Status GoesOn() const {
+    if (stopped_.load()) return absl::UnavailableError("the node stops");
+    if (nobody_waits_ && nobody_waits_()) return absl::UnavailableError("nobody waits any longer");
+    return absl::OkStatus();
+  }
 
  private:
   std::atomic<bool> stopped_{false};
+  std::function<bool()> nobody_waits_;
 };
 
 }  // namespace atl::dispatch

@@ -30,11 +30,15 @@ class InlineFabric : public ExpertFabric {
     const auto it = calls_.find(call_id);
     ATL_CHECK(it != calls_.end());
     // The dispatcher ends every call by its own timers: its options' call_timeout at the latest.
-    while (!it->second.result.has_value() && !stopped()) loop_->RunOnce(absl::Seconds(1));
+    Status goes_on = GoesOn();
+    while (!it->second.result.has_value() && goes_on.ok()) {
+      loop_->RunOnce(absl::Seconds(1));
+      goes_on = GoesOn();
+    }
     if (!it->second.result.has_value()) {
       dispatcher_->Cancel(it->second.dispatched);
       calls_.erase(it);
-      return absl::UnavailableError("the node stops");
+      return goes_on;
     }
     StatusOr<Buffer> result = *std::move(it->second.result);
     calls_.erase(it);

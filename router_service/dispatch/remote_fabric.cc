@@ -48,6 +48,7 @@ struct RemoteFabric::State {
   bool SendTo(const NodeName& name, uint64_t id, Call* call);
   void OnFrame(const NodeName& name, Frame frame);
   Status CheckAnswer(const Call& call, const Frame& frame) const;
+  void TellCancelled(uint64_t id, const Call& call);
   void CheckTime(uint64_t id, Call* call);
   void CheckSilence(const Call& call);
   void LoseRouter(const NodeName& name);
@@ -124,8 +125,10 @@ Status RemoteFabric::Wait(uint64_t call_id, Buffer* y) {
     const absl::Duration pause =
         call.router.empty() ? absl::Milliseconds(20) : s.options.router_silence / 4;
     s.loop->RunOnce(std::clamp(call.request.deadline - absl::Now(), absl::ZeroDuration(), pause));
-    if (!call.result.has_value() && stopped())
-      call.result = absl::UnavailableError("the node stops");
+    if (const Status goes_on = GoesOn(); !call.result.has_value() && !goes_on.ok()) {
+      s.TellCancelled(call_id, call);
+      call.result = goes_on;
+    }
     if (!call.result.has_value()) s.CheckTime(call_id, &call);
   }
   StatusOr<Buffer> result = *std::move(call.result);
@@ -135,16 +138,19 @@ Status RemoteFabric::Wait(uint64_t call_id, Buffer* y) {
   return absl::OkStatus();
 }
 
+// Best effort: a router that never hears of it has the call's deadline.
+void RemoteFabric::State::TellCancelled(uint64_t id, const Call& call) {
+  const auto router = routers.find(call.router);
+  if (router == routers.end()) return;
+  router->second.link->Send({.type = FrameType::kCancel, .call_id = id}, {}).IgnoreError();
+}
+
 void RemoteFabric::State::CheckTime(uint64_t id, Call* call) {
   const absl::Time now = absl::Now();
   if (now >= call->request.deadline) {
     call->result = DeadlineExceeded("no combined rows of layer %d within the call's time",
                                     call->request.layer);
-    const auto router = routers.find(call->router);
-    if (router == routers.end()) return;
-    // Best effort: a router that never hears of it has the same deadline.
-    router->second.link->Send({.type = FrameType::kCancel, .call_id = id}, {}).IgnoreError();
-    return;
+    return TellCancelled(id, *call);
   }
   if (!call->router.empty()) return CheckSilence(*call);
   Send(id, call);

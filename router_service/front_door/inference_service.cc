@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "router_service/front_door/session.h"
@@ -40,9 +41,8 @@ RequestError Tokenize(const InferenceContext& context, const pb::GenerateRequest
         absl::ResourceExhaustedError("the router is at as much text as it takes at a time"),
         kQueueFullRetry);
   }
-  const RequestError error = PromptIds(*context.model, context.limits, request, prompt_ids);
-  context.sessions->EndTokenizing(bytes);
-  return error;
+  const absl::Cleanup end = [&] { context.sessions->EndTokenizing(bytes); };
+  return PromptIds(*context.model, context.limits, request, prompt_ids);
 }
 
 // Starts the request's session; if it is refused, the sink hears of it and there is none.

@@ -13,7 +13,7 @@ StatusOr<ServedModel> LoadServedModel(const model::Checkpoint* checkpoint,
     LogWarning("%s; token_ids alone are served", std::string(tokenizer.status().message()));
     return served;
   }
-  if (!tokenizer.ok()) return Annotate(tokenizer.status(), checkpoint->dir());
+  if (!tokenizer.ok()) return tokenizer.status();  // it names the folder
   served.tokenizer = *std::move(tokenizer);
   if (served.tokenizer->chat_template().empty()) return served;
   StatusOr<std::unique_ptr<text::ChatTemplate>> chat =

@@ -35,6 +35,7 @@ RequestError Sessions::CheckAdmission() const {
 }
 
 bool Sessions::BeginTokenizing(int64_t bytes) {
+  if (bytes == 0) return true;
   const int64_t others = tokenizing_bytes_.fetch_add(bytes);
   if (others == 0 || others + bytes <= kMaxTokenizingBytes) return true;
   tokenizing_bytes_.fetch_sub(bytes);

@@ -48,7 +48,8 @@ class Sessions {
   // on its text.
   RequestError CheckAdmission() const;
   // Around turning `bytes` of text into ids: false while others are at as much text as memory is
-  // kept for (tokenizing takes some tens of bytes for each of the text); one alone always may.
+  // kept for (tokenizing takes some tens of bytes for each of the text); one alone always may, and
+  // so may what has no text. EndTokenizing only after true.
   bool BeginTokenizing(int64_t bytes);
   void EndTokenizing(int64_t bytes);
 

@@ -165,8 +165,10 @@ void CheckMessages(const std::string& field, const pb::Messages& messages,
                                                  kMaxMessages, messages.messages().size())});
     return;
   }
+  int64_t bytes = 0;
   for (int i = 0; i < messages.messages().size(); ++i) {
     const pb::Message& message = messages.messages(i);
+    bytes += static_cast<int64_t>(message.content().size());
     const std::string& role = message.role();
     if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
       violations->push_back({absl::StrFormat("%s[%d].role", list, i),
@@ -176,6 +178,10 @@ void CheckMessages(const std::string& field, const pb::Messages& messages,
     const size_t before = violations->size();
     CheckText(absl::StrFormat("%s[%d].content", list, i), message.content(), limits, violations);
     if (violations->size() > before) return;
+  }
+  if (limits.max_prompt_bytes > 0 && bytes > limits.max_prompt_bytes) {
+    violations->push_back({list, absl::StrFormat("expected at most %d bytes in all, found %d",
+                                                 limits.max_prompt_bytes, bytes)});
   }
 }
 

@@ -26,7 +26,8 @@ struct ModelLimits {
   std::string name;
   int64_t vocab_size = 0;
   int64_t context_length = 0;
-  int64_t max_prompt_bytes = 0;  // text longer than this cannot fit the context; 0: not known
+  int64_t max_prompt_bytes =
+      0;  // of a text, or of all messages: more cannot fit the context; 0: not known
   bool has_tokenizer = false;
   bool has_chat_template = false;
   std::string chat_template_error;  // why there is none; empty: the checkpoint has none

@@ -54,7 +54,7 @@ class BenchTest(unittest.TestCase):
         self.assertGreaterEqual(row["ttft_p99_ms"], row["ttft_p50_ms"])
 
     def test_cluster_beside_one_process(self):
-        (row,) = script("cluster", "--model", DEMO, "--context", "512", "--prompt-tokens", "100", "--max-tokens", "12",
+        (row,) = script("cluster", "--model", DEMO, "--context", "512", "--prompt-tokens", "100", "--max-tokens", "48",
                         "--rounds", "1")
         for work in ("batch 1", "16 streams", "prompt 100"):
             self.assertEqual(set(row[work]), {"one process", "inline", "service"})

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -46,6 +47,11 @@ class GenerateTest(unittest.TestCase):
         self.assertEqual(answer["seed"], "7")
         self.assertEqual(answer["finish_reason"], "FINISH_REASON_STOP")
 
+    def test_json_stays_json_with_verbose(self):
+        ended = self.generate("--json", "--verbose", "--chat", "count to ten")
+        self.assertEqual(json.loads(ended.stdout)["text"], COUNT)
+        self.assertIn("tokens/s", ended.stderr)
+
     def test_sampling_flags_reach_the_server(self):
         with CLUSTER.client() as client:
             request = api.chat_request("What is MLA?", temperature=1.5, top_p=0.9, top_k=50, min_p=0.01, seed=5,
@@ -58,11 +64,14 @@ class GenerateTest(unittest.TestCase):
                           "--logit-bias", "5=1.5", "--max-tokens", "20", "--stop", " xyz", "--ignore-eos",
                           "What is MLA?").stdout, wanted + "\n")
 
-    def test_bytes_that_are_no_utf8_become_replacement_characters(self):
-        ended = subprocess.run([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--max-tokens", "2",
-                                "--ignore-eos", b"\xff\xfe \x80"], stdout=subprocess.PIPE, check=False, timeout=60)
-        self.assertEqual(ended.returncode, 0)
-        ended.stdout.decode("utf-8")
+    def test_bytes_that_are_no_utf8_are_refused(self):
+        for arguments, what in ((["generate", b"ab\xff"], b"prompt"), (["generate", "x", "--stop", b"ab\xff"], b"--stop"),
+                                (["tokenize", b"ab\xff"], b"input"), (["chat", "--system", b"ab\xff"], b"--system")):
+            ended = subprocess.run([paths.binary("atoll"), *arguments, "--address", CLUSTER.address()],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+                                   timeout=60)
+            self.assertNotEqual(ended.returncode, 0)
+            self.assertIn(what + b": expected UTF-8, found the byte 0xff at offset 2", ended.stderr)
 
     def test_verbose_tells_who_computed_what(self):
         lines = self.generate("--chat", "--verbose", "count to ten").stdout.splitlines()
@@ -77,6 +86,22 @@ class GenerateTest(unittest.TestCase):
         self.assertIn("top_p", self.generate("--top-p", "3", "x", code=1).stderr)
         self.assertIn("--token-ids", self.generate("--token-ids", "5,x", code=2).stderr)
         self.assertIn("--max-tokens", self.generate("--max-tokns", "5", "x", code=2).stderr)
+        for unused in (["--token-ids", "5", "Hello"], ["--token-ids", "5", "6"], ["--token-ids", "5", "--chat"],
+                       ["--system", "Be brief.", "Hello"], ["--logprobs", "1", "Hello"], ["--seed", "-1", "Hello"]):
+            self.assertIn(unused[0], self.generate(*unused, code=2).stderr)
+
+    def test_the_call_ends_when_nobody_reads_the_answer(self):
+        with subprocess.Popen([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--ignore-eos",
+                               "--max-tokens", "2000", "Hello"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True) as process:
+            process.stdout.read(1)
+            process.stdout.close()
+            self.assertEqual(process.stderr.read(), "")
+            self.assertEqual(process.wait(20), 1)
+        wait_until(lambda: CLUSTER.process_named("attention-0")["holds"]["sequences"] == 0, 10, "the sequence's end")
+
+    def test_an_error_leaves_standard_output_empty(self):
+        self.assertEqual(self.generate("--top-p", "3", "x", code=1).stdout, "")
 
     def test_ctrl_c_ends_an_answer_with_code_130(self):
         with subprocess.Popen([paths.binary("atoll"), "generate", "--address", CLUSTER.address(), "--ignore-eos",
@@ -107,6 +132,19 @@ class ChatTest(unittest.TestCase):
         ended = atoll("chat", "--address", CLUSTER.address(), input="count to ten\n\n/new\ncount to ten")
         self.assertEqual(ended.returncode, 0, ended.stderr)
         self.assertEqual(ended.stdout, COUNT + "\n" + COUNT + "\n")
+
+    def test_help_and_quit_are_not_asked(self):
+        ended = atoll("chat", "--address", CLUSTER.address(), input="/help\n/quit\ncount to ten\n")
+        self.assertEqual(ended.returncode, 0, ended.stderr)
+        self.assertEqual(len(ended.stdout.splitlines()), 1)
+        self.assertIn("/new begins a new conversation", ended.stdout)
+
+    def test_a_full_context_names_the_way_out(self):
+        lines = ["count to ten", "word " * 3000, "/new", "count to ten"]
+        ended = atoll("chat", "--address", CLUSTER.address(), input="\n".join(lines))
+        self.assertEqual(ended.stdout, COUNT + "\n" + COUNT + "\n")
+        self.assertEqual(ended.returncode, 1)
+        self.assertIn("/new begins a new conversation", ended.stderr)
 
     def test_turns_are_remembered(self):
         turns = ["What happens when an expert node dies?", "Does the text change when a node fails?"]
@@ -156,6 +194,30 @@ class ToolsTest(unittest.TestCase):
         for where in (["--model", DEMO], ["--address", CLUSTER.address()]):
             self.assertEqual(atoll("tokenize", *where, "--decode", here.strip()).stdout, text + "\n")
 
+    def test_tokenize_reads_standard_input_and_refuses_ids_beyond_the_vocabulary(self):
+        for where in (["--model", DEMO], ["--address", CLUSTER.address()]):
+            given = atoll("tokenize", *where, "What is MLA?").stdout
+            self.assertEqual(atoll("tokenize", *where, input="What is MLA?").stdout, given)
+            self.assertEqual(atoll("tokenize", *where, "--decode", "-", input=given).stdout, "What is MLA?\n")
+            beyond = atoll("tokenize", *where, "--decode", "1 9999999")
+            self.assertEqual((beyond.returncode, beyond.stdout), (1, ""))
+            self.assertIn("9999999", beyond.stderr)
+
+    def test_output_that_cannot_be_written_is_a_failure(self):
+        ask = ["--address", CLUSTER.address()]
+        for arguments in (["generate", *ask, "--max-tokens", "2", "Hello"],
+                          ["generate", *ask, "--max-tokens", "2", "--json", "Hello"], ["tokenize", *ask, "Hello"],
+                          ["nodes", *ask], ["plan", "--model", "v3"], ["chat", *ask], ["--help"], ["serve", "--help"]):
+            with open("/dev/full", "w", encoding="utf-8") as full:
+                ended = subprocess.run([paths.binary("atoll"), *arguments], input="count to ten\n", stdout=full,
+                                       stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+            self.assertEqual(ended.returncode, 1, arguments)
+            self.assertIn("writing to stdout: No space left on device", ended.stderr, arguments)
+            closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", paths.binary("atoll"), *arguments],
+                                    input="count to ten\n", stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+            self.assertEqual(closed.returncode, 1, arguments)
+            self.assertIn("writing to stdout: Bad file descriptor", closed.stderr, arguments)
+
     def test_nodes_lists_everybody(self):
         out = atoll("nodes", "--address", "127.0.0.1:1," + CLUSTER.address(1)).stdout
         self.assertEqual([line.split()[0] for line in out.splitlines()[1:-1]],
@@ -170,6 +232,9 @@ class ToolsTest(unittest.TestCase):
             ended = atoll(command, "--help")
             self.assertEqual(ended.returncode, 0, command)
             self.assertIn("ATOLL_", ended.stdout, command)
+            self.assertEqual(atoll("help", command).stdout, ended.stdout)
+        self.assertRegex(atoll("--version").stdout, r"^atoll \d+\.\d+\.\d+\n$")
+        self.assertEqual(atoll("help", "nothing").returncode, 2)
 
     def test_sizes_that_would_stop_everything_are_refused(self):
         for command, flag, value in (("serve", "--max-running", "0"), ("cluster", "--prefill-chunk", "-1"),
@@ -205,10 +270,27 @@ class LocalToolsTest(unittest.TestCase):
 
     def test_plan_counts_published_models_and_refuses_unknown_ones(self):
         self.assertIn("671.03 B", atoll("plan", "--model", "v3").stdout)
+        for model, context in ((DEMO, "2048"), ("deepseek-moe-16b", "4096"), ("v3", "32768")):
+            ended = atoll("plan", "--model", model)
+            self.assertEqual(ended.returncode, 0, ended.stderr)
+            self.assertIn(f"({context} tokens)", ended.stdout)
+        beyond = atoll("plan", "--model", DEMO, "--context", "2049")
+        self.assertEqual(beyond.returncode, 1)
+        self.assertIn("a context of 2049 tokens, expected at most 2048", beyond.stderr)
         unknown = atoll("plan", "--model", "v7")
         self.assertEqual(unknown.returncode, 1)
         self.assertIn("v7", unknown.stderr)
         self.assertEqual(atoll("plan").returncode, 2)
+
+    def test_a_model_that_is_ended_while_it_is_made_leaves_no_part(self):
+        with tempfile.TemporaryDirectory() as folder:
+            with subprocess.Popen([paths.binary("atoll"), "make-model", "--preset", "v2-lite", "--layers", "2", "--experts",
+                                   "8", "--threads", "1", "--out", folder], stderr=subprocess.PIPE, text=True) as process:
+                self.assertRegex(process.stderr.readline(), r"^\d+\.\d\d GB to write\n$")
+                wait_until(lambda: any(name.endswith(".part") for name in os.listdir(folder)), 20, "an unfinished file")
+                process.send_signal(signal.SIGTERM)
+                self.assertEqual(process.wait(60), 128 + signal.SIGTERM)
+            self.assertEqual(os.listdir(folder), [])
 
     def test_a_made_model_is_served_with_ids_alone(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -235,6 +317,9 @@ class ServeTest(unittest.TestCase):
         with Serve() as server:
             ended = atoll("generate", "--chat", "--address", server.address(), "count to ten")
             self.assertEqual(ended.stdout, COUNT + "\n")
+            nodes = atoll("nodes", "--address", server.address())
+            self.assertEqual((nodes.returncode, nodes.stdout),
+                             (0, f"{server.address()}: one process (atoll serve), no nodes\n"), nodes.stderr)
             self.assertEqual(server.interrupt(), 0)
             self.assertFalse(is_alive(server.pid))
 
@@ -243,6 +328,16 @@ class ServeTest(unittest.TestCase):
             ended = atoll("serve", "--model", empty, "--listen", "127.0.0.1:0")
             self.assertEqual(ended.returncode, 1)
             self.assertIn(os.path.join(empty, "config.json"), ended.stderr)
+
+    def test_a_broken_tokenizer_is_said_with_its_folder_once(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = os.path.join(folder, "model")
+            shutil.copytree(DEMO, model, ignore=shutil.ignore_patterns("making"))
+            with open(os.path.join(model, "tokenizer.json"), "w", encoding="utf-8") as file:
+                file.write("{")
+            ended = atoll("serve", "--model", model, "--listen", "127.0.0.1:0")
+            self.assertEqual(ended.returncode, 1)
+            self.assertIn(f"atoll serve: {model}: tokenizer.json: not JSON", ended.stderr)
 
     def test_a_port_in_use_is_said(self):
         ended = atoll("serve", "--model", DEMO, "--listen", CLUSTER.address())

@@ -273,6 +273,21 @@ INSTANTIATE_TEST_SUITE_P(Presets, GoldenTest, ::testing::ValuesIn(::atl::testing
 INSTANTIATE_TEST_SUITE_P(Presets, MtpTest, ::testing::Values("v3", "v3_fp8"),
                          [](const auto& info) { return info.param; });
 
+// A tokenizer may have ids that the model does not.
+TEST(OfflineForwardTest, RefusesIdsOutsideTheVocabulary) {
+  auto stack = OpenStack(::atl::testing::GoldenCheckpointDir("v3"), "bf16", /*with_mtp=*/true);
+  ASSERT_NE(stack, nullptr);
+  OfflineForward forward(stack.get(), kMaxPositions);
+  const uint32_t vocab = static_cast<uint32_t>(stack->checkpoint().config().vocab_size);
+  std::vector<float> logits;
+  EXPECT_TRUE(forward.Logits(std::vector<uint32_t>{1, vocab - 1, 2}, 2, &logits).ok());
+  for (const uint32_t id : {vocab, 900000u, UINT32_MAX}) {
+    const std::vector<uint32_t> ids = {1, 2, id, 3};
+    EXPECT_EQ(forward.Logits(ids, 2, &logits).code(), absl::StatusCode::kInvalidArgument) << id;
+    EXPECT_EQ(forward.MtpLogits(ids, &logits).code(), absl::StatusCode::kInvalidArgument) << id;
+  }
+}
+
 // Kimi-K2 is published as model_type kimi_k2, of the same layout.
 TEST(KimiK2Test, SameLogitsUnderItsOwnModelType) {
   namespace fs = std::filesystem;

@@ -122,10 +122,13 @@ class SpeculationTest : public ::testing::TestWithParam<std::tuple<std::string, 
   int depth() const { return std::get<1>(GetParam()); }
   ThreadClusterOptions With() const { return Options(model(), depth()); }
 
-  // All requests at once.
   void ExpectSame(const ThreadClusterOptions& options) {
     auto cluster = StartOrDie(options);
     ASSERT_NE(cluster, nullptr);
+    ExpectSame(cluster.get());
+  }
+  // All requests at once.
+  void ExpectSame(ThreadCluster* cluster) {
     const Reference& reference = ReferenceFor(model());
     const std::vector<Answer> answers = RunAll(cluster->attention(0), reference.starts);
     for (size_t i = 0; i < answers.size(); ++i) {
@@ -200,7 +203,10 @@ TEST_P(SpeculationTest, FewBlocksPreemptAndReplay) {
   options.engine.context_length = 192;
   options.engine.cache_blocks = 4;
   options.engine.prefix_cache = true;
-  ExpectSame(options);
+  auto cluster = StartOrDie(options);
+  ASSERT_NE(cluster, nullptr);
+  ExpectSame(cluster.get());
+  EXPECT_GT(cluster->attention(0)->stats().preemptions, 0);
 }
 
 TEST_P(SpeculationTest, PrefixCacheColdWarmAndOfAnotherContinuation) {
@@ -358,16 +364,16 @@ TEST_F(GuessTest, AlwaysRightSavesAStepAGuess) {
 
 TEST_F(GuessTest, AlwaysWrongIsGivenUp) {
   Open(1, /*always=*/false);
-  const auto start = MakeSampledStart(stack_->checkpoint(), stack_->profile(), {5, 6, 7}, 200, 3);
+  const auto start = MakeSampledStart(stack_->checkpoint(), stack_->profile(), {5, 6, 7}, 400, 3);
   const Answer expected = Known(start);
-  ASSERT_EQ(expected.ids.size(), 200);
+  ASSERT_EQ(expected.ids.size(), 400);
   Guess([](size_t) { return true; });
   EXPECT_EQ(Difference(expected, RunOne(stack_->engine(), start)), "");
   EXPECT_EQ(stats().accepted_tokens, 0);
-  EXPECT_EQ(stats().steps, 200);
-  EXPECT_EQ(stats().decode_tokens, 199);
+  EXPECT_EQ(stats().steps, 400);
+  EXPECT_EQ(stats().decode_tokens, 399);
   EXPECT_GT(stats().drafted_tokens, 0);
-  EXPECT_LT(stats().drafted_tokens, 100) << "guesses that are always wrong go on";
+  EXPECT_LT(stats().drafted_tokens, 200) << "guesses that are always wrong go on";
 }
 
 // Every third guess wrong, at places that differ from request to request, many sequences a step.
@@ -386,6 +392,43 @@ TEST_F(GuessTest, RightAndWrongInTurn) {
     EXPECT_EQ(Difference(expected[i], answers[i]), "") << i;
   EXPECT_GT(stats().accepted_tokens, 60);
   EXPECT_GT(stats().drafted_tokens, stats().accepted_tokens);
+}
+
+// A request that ends with the step that computed its prompt leaves the MTP layer's latents in the
+// blocks that are kept: whoever finds them there guesses as if it had computed them.
+TEST(SpeculationPrefixTest, BlocksOfEndedRequestsAreAsGoodForGuesses) {
+  using Guesses = std::vector<std::vector<uint32_t>>;
+  std::vector<uint32_t> prompt(140);
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<uint32_t>(3 + i * 37 % 500);
+  // Of the second of two requests, the first of which ends after `first_tokens`.
+  const auto guesses_of = [&](bool prefix_cache, uint32_t first_tokens) {
+    LocalStackOptions options;
+    options.model_dir = ::atl::testing::DemoModelDir();
+    options.threads = 1;
+    options.engine.speculate = 2;
+    options.engine.speculate_always = true;
+    options.engine.prefix_cache = prefix_cache;
+    auto stack = *LocalStack::Open(options);
+    Guesses guesses;
+    stack->engine()->SetDraftHookForTest(
+        [&guesses](const attention::Sequence& s, std::vector<uint32_t>* drafts) {
+          if (s.start.max_tokens() == 12) guesses.push_back(*drafts);
+        });
+    stack->Start();
+    for (const uint32_t tokens : {first_tokens, 12u}) {
+      auto start = MakeStart(stack->checkpoint(), stack->profile(), prompt, tokens);
+      if (tokens == 0) start.set_prompt_logprobs(0);  // else it computes nothing
+      const Answer answer = RunOne(stack->engine(), Renamed(start, absl::StrCat("-", tokens)));
+      EXPECT_TRUE(answer.status.ok()) << answer.status;
+      EXPECT_EQ(answer.cached_prompt_tokens, prefix_cache && tokens == 12 ? 128 : 0);
+    }
+    stack->Stop();
+    return guesses;
+  };
+  const Guesses computed = guesses_of(/*prefix_cache=*/false, 1);
+  EXPECT_GT(computed.size(), 2);
+  for (const uint32_t first_tokens : {0u, 1u, 3u})
+    EXPECT_EQ(guesses_of(/*prefix_cache=*/true, first_tokens), computed) << first_tokens;
 }
 
 // A cluster whose routers do not know of the MTP layer: requests go on without guesses.

@@ -87,8 +87,8 @@ void PendingAnswer::OnDone(const Status& status) {
 
 Answer PendingAnswer::Get() {
   absl::MutexLock lock(&mu_);
-  if (!mu_.AwaitWithTimeout(absl::Condition(&done_), absl::Minutes(1))) {
-    answer_.status = absl::DeadlineExceededError("no end after a minute");
+  if (!mu_.AwaitWithTimeout(absl::Condition(&done_), absl::Minutes(5))) {
+    answer_.status = absl::DeadlineExceededError("no end after five minutes");
   }
   return answer_;
 }

@@ -19,9 +19,9 @@ DEFAULT_TIMEOUT_S = 60
 class Client:
     """Channel to one server. Use as a context manager."""
 
-    def __init__(self, address):
+    def __init__(self, address, options=()):
         self.address = address
-        self._channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self._channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1), *options])
 
     def __enter__(self):
         return self
@@ -68,6 +68,9 @@ class Client:
 
     def dispatch_stats(self):
         return self.call("RouterService/GetDispatchStats", router_pb2.GetDispatchStatsRequest())
+
+    def placement(self):
+        return self.call("RouterService/GetPlacement", router_pb2.GetPlacementRequest())
 
     def describe_expert(self):
         return self.call("ExpertService/Describe", expert_pb2.DescribeRequest())

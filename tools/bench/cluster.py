@@ -35,6 +35,8 @@ def tokens_per_s(address, count, prompt_tokens, max_tokens, vocab_size, salt):
     begin = max(stream.token_times[0] for stream in results)
     end = min(stream.token_times[-1] for stream in results)
     tokens = sum(1 for stream in results for at in stream.token_times if begin < at <= end)
+    if tokens == 0:
+        raise RuntimeError(f"--max-tokens {max_tokens}: the first of {count} streams ended before all had begun; ask for more")
     return tokens / (end - begin)
 
 

@@ -37,9 +37,10 @@ def get(*words):
     return json.loads(kubectl("get", *words, "-o", "json").stdout)
 
 
-def apply(documents, *flags, check=True):
+def apply(documents, *flags, force=True, check=True):
     text = "\n".join(json.dumps(d) for d in documents)
-    return kubectl("apply", "--server-side", "--force-conflicts", "--validate=strict", *flags, "-f", "-", text=text, check=check)
+    return kubectl("apply", "--server-side", f"--force-conflicts={str(force).lower()}", "--validate=strict", *flags, "-f", "-",
+                   text=text, check=check)
 
 
 def wait_for(resource, namespace, field, value):
@@ -67,6 +68,18 @@ class Watch:
         self.values += [int(line.strip() or 0) for line in self._process.communicate()[0].splitlines()]
 
 
+def make_namespaces(test, documents):
+    """Those of the documents, or the test is skipped where one is there; they go when the test class is done."""
+    namespaces = [d for d in documents if d["kind"] == "Namespace"]
+    names = sorted({d["metadata"]["name"] for d in namespaces})
+    taken = {item["metadata"]["name"] for item in get("namespaces")["items"]} & set(names)
+    if taken:
+        raise unittest.SkipTest(f"namespaces are there already: {', '.join(sorted(taken))}")
+    test.addClassCleanup(kubectl, "delete", "namespace", "--ignore-not-found", *names)
+    apply(namespaces)
+    return names
+
+
 class ServerTest(unittest.TestCase):
     """Server-side dry runs; the namespaces are made for real, and removed."""
 
@@ -76,17 +89,7 @@ class ServerTest(unittest.TestCase):
             kubectl("apply", "--server-side", "-f", path)
         kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         cls.renderings = {name: render.parse(text) for name, text in render.render_all().items()}
-        names = {d["metadata"]["name"] for ds in cls.renderings.values() for d in ds if d["kind"] == "Namespace"}
-        taken = names & {item["metadata"]["name"] for item in get("namespaces")["items"]}
-        if taken:
-            raise unittest.SkipTest(f"namespaces are there already: {', '.join(sorted(taken))}")
-        cls.namespaces = sorted(names)
-        for documents in cls.renderings.values():
-            apply([d for d in documents if d["kind"] == "Namespace"])
-
-    @classmethod
-    def tearDownClass(cls):
-        kubectl("delete", "namespace", *cls.namespaces)
+        cls.namespaces = make_namespaces(cls, [d for documents in cls.renderings.values() for d in documents])
 
     def test_the_server_takes_every_overlay_strictly(self):
         for name, documents in self.renderings.items():
@@ -99,6 +102,37 @@ class ServerTest(unittest.TestCase):
         text = json.dumps(self.renderings["cpu"]).replace("podManagementPolicy", "podManagmentPolicy")
         ended = apply(json.loads(text), "--dry-run=server", check=False)
         self.assertIn(".spec.podManagmentPolicy: field not declared in schema", ended.stderr)
+
+    def pool(self, rendering):
+        (document,) = [d for d in self.renderings[rendering]
+                       if d["kind"] == "StatefulSet" and d["metadata"]["name"] == "atoll-experts"]
+        return document
+
+    def replicas(self):
+        return get("statefulset/atoll-experts", "-n", self.pool("cpu")["metadata"]["namespace"])["spec"]["replicas"]
+
+    def test_a_pool_that_was_scaled_is_not_undone_by_an_apply(self):
+        pool = self.pool("cpu")
+        namespace = pool["metadata"]["namespace"]
+        self.addCleanup(kubectl, "delete", "statefulset/atoll-experts", "-n", namespace)
+        apply([pool], force=False)
+        kubectl("scale", "statefulset/atoll-experts", "-n", namespace, "--replicas=6")
+        refused = apply([pool], force=False, check=False)
+        self.assertIn(".spec.replicas", refused.stderr)
+        self.assertEqual(self.replicas(), 6)
+        apply([pool | {"spec": pool["spec"] | {"replicas": 6}}], force=False)  # what docs/operations.md says to do
+        self.assertEqual(self.replicas(), 6)
+
+    def test_a_pool_is_handed_to_an_autoscaler_with_its_pods(self):
+        pool = self.pool("cpu")
+        namespace = pool["metadata"]["namespace"]
+        self.addCleanup(kubectl, "delete", "statefulset/atoll-experts", "-n", namespace)
+        apply([pool], force=False)
+        owned = {"apiVersion": "apps/v1", "kind": "StatefulSet", "spec": {"replicas": pool["spec"]["replicas"]},
+                 "metadata": {"name": "atoll-experts", "namespace": namespace}}
+        apply([owned], "--field-manager=autoscaler", force=False)
+        apply([self.pool("cpu+autoscaling/hpa")], force=False)
+        self.assertEqual(self.replicas(), pool["spec"]["replicas"])
 
     def create_pod(self, namespace, spec):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one", "namespace": namespace}, "spec": spec}
@@ -127,12 +161,8 @@ class ScaleTest(unittest.TestCase):
         if len(nodes) < NUM_NODES:
             raise unittest.SkipTest(f"{len(nodes)} kwok nodes, {NUM_NODES} needed: tools/kube/fake-nodes {NUM_NODES + 4}")
         cls.documents = render.parse(render.kustomize(os.path.join(render.DEPLOY, "overlays", "kwok-scale")))
-        apply([d for d in cls.documents if d["kind"] == "Namespace"])
+        make_namespaces(cls, cls.documents)
         apply(cls.documents)
-
-    @classmethod
-    def tearDownClass(cls):
-        kubectl("delete", "namespace", SCALE)
 
     def by_node(self, role):
         pods = get("pods", "-n", SCALE, "-l", f"app.kubernetes.io/component={role}")["items"]

@@ -112,6 +112,10 @@ class Ghz:
         ]
         self.process = subprocess.Popen(command + (["--debug", self.log_path] if log else []) + [address])
 
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
     def report(self):
         if self.process.wait() != 0:
             raise RuntimeError(f"ghz ended with code {self.process.returncode}")
@@ -151,7 +155,10 @@ def check_answers(answers, expected, num_requests):
 def unary_load(address, requests, expected, arguments, folder):
     ghz = Ghz(address, "Generate", requests, folder, total=arguments.requests, concurrency=arguments.concurrency,
               rps=90)
-    report = ghz.report()
+    try:
+        report = ghz.report()
+    finally:
+        ghz.end()
     answers = ghz.answers()
     problems = check_statuses(report, arguments.requests) + check_answers(answers, expected, arguments.requests)
     tell("Generate", report, len(answers), problems)
@@ -159,14 +166,22 @@ def unary_load(address, requests, expected, arguments, folder):
 
 
 def streaming_load(address, requests, expected, arguments, folder):
-    report = Ghz(address, "GenerateStream", requests, folder, total=arguments.requests,
-                 concurrency=arguments.concurrency, log=False).report()
+    fast = Ghz(address, "GenerateStream", requests, folder, total=arguments.requests,
+               concurrency=arguments.concurrency, log=False)
+    try:
+        report = fast.report()
+    finally:
+        fast.end()
     problems = check_statuses(report, arguments.requests)
     each = -(-arguments.requests // arguments.concurrency)
     clients = [Ghz(address, "GenerateStream", requests, folder, name=str(i + 1), first=i * each, total=each, rps=1)
                for i in range(arguments.concurrency)]
-    for client in clients:
-        problems += check_statuses(client.report(), each)
+    try:
+        for client in clients:
+            problems += check_statuses(client.report(), each)
+    finally:
+        for client in clients:
+            client.end()
     answers = [answer for client in clients for answer in client.answers()]
     problems += check_answers(answers, expected, each * arguments.concurrency)
     tell("GenerateStream", report, len(answers), problems)
@@ -180,14 +195,22 @@ def tell(method, report, num_answers, problems):
           f"{len(problems)} problems")
 
 
+def at_least_one(text):
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return int(text)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--concurrency", type=int, default=16)
-    parser.add_argument("--routers", type=int, default=2)
-    parser.add_argument("--attention", type=int, default=2)
-    parser.add_argument("--experts", type=int, default=4)
+    parser.add_argument("--requests", type=at_least_one, default=200)
+    parser.add_argument("--concurrency", type=at_least_one, default=16)
+    parser.add_argument("--routers", type=at_least_one, default=2)
+    parser.add_argument("--attention", type=at_least_one, default=2)
+    parser.add_argument("--experts", type=at_least_one, default=4)
     arguments = parser.parse_args()
+    if arguments.concurrency > arguments.requests:  # ghz would refuse
+        parser.error(f"--concurrency {arguments.concurrency}: expected at most --requests, {arguments.requests}")
 
     requests = mixed_requests()
     problems = []
@@ -206,4 +229,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("load: interrupted")

@@ -104,13 +104,16 @@ class NetworkRules(ClustersTest):
             if role == "attention":  # has links that it opened, and listens for none
                 del listened["data"]
             self.assertEqual(ports, listened)
-            self.assertEqual(variables["ATOLL_ADVERTISE"], f"$(POD_IP):{GRPC}")
+            self.assertEqual(variables["ATOLL_ADVERTISE"], f"[$(POD_IP)]:{GRPC}")
 
     def peers(self, cluster, rule):
         """Who a rule's from or to means."""
         roles = {role: template["metadata"]["labels"] for role, _, template in cluster.workloads()}
         for peer in rule.get("from", rule.get("to")):
-            if "namespaceSelector" not in peer:
+            if "ipBlock" in peer:
+                self.assertEqual(peer, {"ipBlock": {"cidr": "169.254.20.10/32"}})  # a host's own DNS cache
+                yield "dns"
+            elif "namespaceSelector" not in peer:
                 yield from (role for role, labels in roles.items() if matches(peer["podSelector"], labels))
             elif peer.get("podSelector") == {"matchLabels": {"atoll/client": "true"}}:
                 yield "client"

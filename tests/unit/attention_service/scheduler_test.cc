@@ -204,6 +204,65 @@ TEST_F(SchedulerTest, DraftsTakeNoDecodesRowAndNoSequencesBlocks) {
   EXPECT_EQ(scheduler_->preemptions(), 0);
 }
 
+// The last block is the younger sequence's sure row's, not the older one's guess's.
+TEST_F(SchedulerTest, NoDraftTakesTheBlockThatADecodeNeeds) {
+  Make({}, 3);
+  Add(1, 63);
+  Add(2, 64, 500);
+  ASSERT_TRUE(Plan());
+  Finish();
+  raw_[1]->drafts = {8};  // position 64; so is 2's next row
+  ASSERT_TRUE(Plan());
+  EXPECT_EQ(Rows(), (RowsOf{{1, 1}, {2, 1}}));
+  EXPECT_EQ(step_.rows[1].position, 64);
+  EXPECT_EQ(scheduler_->preemptions(), 0);
+}
+
+TEST_F(SchedulerTest, BlocksOfDraftsAreForOneStep) {
+  Make({}, 3);
+  Add(1, 62);
+  Add(2, 63, 500);
+  ASSERT_TRUE(Plan());
+  Finish();
+  raw_[1]->drafts = {8, 9};
+  ASSERT_TRUE(Plan());
+  EXPECT_EQ(Rows(), (RowsOf{{1, 3}, {2, 1}}));
+  EXPECT_EQ(cache_->stats().used, 3);
+  raw_[1]->ids.push_back(5);  // both were wrong
+  raw_[2]->ids.push_back(5);
+  scheduler_->Computed(step_);
+  ASSERT_TRUE(Plan());
+  EXPECT_EQ(Rows(), (RowsOf{{1, 1}, {2, 1}}));
+  EXPECT_EQ(step_.rows[1].position, 64);
+  EXPECT_EQ(scheduler_->preemptions(), 0);
+  EXPECT_EQ(raw_[1]->blocks.size(), 1);
+}
+
+// As many as fit when there are no prompts, else half of what decodes leave, and what prompts do
+// not take of the other half.
+TEST_F(SchedulerTest, DraftsLeavePromptsTheirShareOfRows) {
+  Make({.max_step_tokens = 16}, 16);
+  for (uint64_t id = 1; id <= 4; ++id) Add(id, 2, static_cast<uint32_t>(id * 100));
+  ASSERT_TRUE(Plan());
+  Finish();
+  for (uint64_t id = 1; id <= 4; ++id) raw_[id]->drafts = {7, 7, 7};
+  ASSERT_TRUE(Plan());
+  EXPECT_EQ(Rows(), (RowsOf{{1, 4}, {2, 4}, {3, 4}, {4, 4}}));
+  Finish();
+  for (uint64_t id = 1; id <= 4; ++id) raw_[id]->drafts = {7, 7, 7};
+  Add(5, 100, 1000);
+  Add(6, 100, 2000);
+  ASSERT_TRUE(Plan());
+  EXPECT_EQ(Rows(), (RowsOf{{1, 4}, {2, 4}, {3, 1}, {4, 1}, {5, 6}}));
+  Finish();
+  EXPECT_NE(scheduler_->Remove(5), nullptr);
+  EXPECT_NE(scheduler_->Remove(6), nullptr);
+  for (uint64_t id = 1; id <= 4; ++id) raw_[id]->drafts = {7, 7, 7};
+  Add(7, 2, 3000);
+  ASSERT_TRUE(Plan());
+  EXPECT_EQ(Rows(), (RowsOf{{1, 4}, {2, 4}, {3, 4}, {4, 2}, {7, 2}}));
+}
+
 // A block that ends in a guess that was wrong is not kept for later prompts.
 TEST_F(SchedulerTest, BlocksWithWrongDraftsAreNotKept) {
   prefix_cache_ = true;

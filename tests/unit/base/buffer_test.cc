@@ -32,5 +32,19 @@ INSTANTIATE_TEST_SUITE_P(Sizes, BufferTest,
                          ::testing::Values(0, 1, 63, 64, 65, 4096, (size_t{2} << 20) - 1,
                                            size_t{2} << 20, (size_t{5} << 20) + 3));
 
+TEST(BufferTest, GrowsToTheLargestUse) {
+  Buffer buffer;
+  buffer.Grow(1);
+  EXPECT_EQ(buffer.size(), size_t{1} << 16);
+  std::memset(buffer.data(), 7, buffer.size());
+  const std::byte* data = buffer.data();
+  buffer.Grow(size_t{1} << 16);
+  EXPECT_EQ(buffer.data(), data);
+  EXPECT_EQ(buffer.data()[9], std::byte{7});
+  buffer.Grow((size_t{3} << 20) + 1);
+  EXPECT_EQ(buffer.size(), (size_t{3} << 20) + 1);
+  EXPECT_EQ(buffer.data()[9], std::byte{0});
+}
+
 }  // namespace
 }  // namespace atl

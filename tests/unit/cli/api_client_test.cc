@@ -114,11 +114,15 @@ TEST(ApiClientTest, AStreamThatBreaksAgainAndAgainStillEnds) {
 
 TEST(ApiClientTest, AServerThatNeverGetsAnywhereIsGivenUpAfterPatience) {
   ScriptedServer server(/*break_after=*/0);
-  ApiClient client({.addresses = {server.address()}, .patience = absl::Seconds(3)});
+  std::vector<std::string> reasons;
+  ApiClient client({.addresses = {server.address()},
+                    .patience = absl::Seconds(3),
+                    .on_retry = [&](const Status& why) { reasons.emplace_back(why.message()); }});
   const auto answer = client.Stream(Request(), [](const auto&) {});
   EXPECT_TRUE(absl::IsUnavailable(answer.status()));
   EXPECT_THAT(std::string(answer.status().message()), HasSubstr("killed"));
   EXPECT_GT(server.requests.size(), 1);
+  EXPECT_EQ(reasons, std::vector<std::string>(server.requests.size() - 1, "killed"));
 }
 
 TEST(ApiClientTest, OtherErrorsAreNotTriedAgain) {
@@ -143,6 +147,14 @@ TEST(ApiClientTest, WithoutAnyServerTheAddressesAreNamedAtOnce) {
   EXPECT_THAT(std::string(answer.status().message()),
               HasSubstr("no Atoll server answers at " + gone));
   EXPECT_LT(absl::Now() - begin, absl::Seconds(10));  // not `patience`
+}
+
+TEST(ApiClientTest, ATimeoutTooShortToConnectIsNotAMissingServer) {
+  ScriptedServer server(kNever);
+  ApiClient client({.addresses = {server.address()}, .timeout = absl::Nanoseconds(1)});
+  const Status status = client.Stream(Request(), [](const auto&) {}).status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("no answer within 1ns (--timeout)"));
 }
 
 TEST(ApiClientTest, AMissingFirstServerIsPassedOver) {

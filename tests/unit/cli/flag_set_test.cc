@@ -26,6 +26,9 @@ struct Values {
   std::vector<std::string> texts;
   std::optional<float> share;
   std::optional<uint64_t> seed;
+  std::optional<uint32_t> few;
+  double part = 0.5;
+  int depth = 0;
   std::string mode = "slow";
   std::string word;
 };
@@ -42,6 +45,9 @@ std::optional<int> Parse(Values* values, std::vector<std::string> arguments) {
   flags.AddRepeated("--text", &values->texts, "texts");
   flags.Add("--share", &values->share, "a number");
   flags.Add("--seed", &values->seed, "a number");
+  flags.AddInRange("--part", &values->part, 0, 1, "a share");
+  flags.AddInRange("--depth", &values->depth, 0, 4, "a small number");
+  flags.AddAtLeast("--few", &values->few, 1, "a number");
   flags.AddOneOf("--mode", &values->mode, {"slow", "fast"}, "a mode");
   flags.AddPositional("word", &values->word, "a word");
   arguments.insert(arguments.begin(), "atoll");
@@ -89,6 +95,30 @@ TEST(FlagSetTest, DefaultsStayWhereNothingIsSaid) {
   EXPECT_EQ(values.share, std::nullopt);
 }
 
+TEST(FlagSetTest, TruthMayBeSaidBareOrWithAValue) {
+  struct Case {
+    std::vector<std::string> arguments;
+    bool expected;
+  };
+  for (const Case& c : {Case{{"--on"}, true}, Case{{"--on", "--loud"}, true},
+                        Case{{"--on=true"}, true}, Case{{"--on=false"}, false},
+                        Case{{"--on", "false"}, false}, Case{{"--on", "--on=false"}, false}}) {
+    Values values;
+    values.on = !c.expected;
+    ASSERT_EQ(Parse(&values, c.arguments), std::nullopt);
+    EXPECT_EQ(values.on, c.expected) << c.arguments.back();
+  }
+}
+
+TEST(FlagSetTest, TheLastValueSaidCountsAndItMayBeEmpty) {
+  Values values;
+  ASSERT_EQ(Parse(&values, {"--few", "3", "--few=2", "--name=", "word", "--part=1"}), std::nullopt);
+  EXPECT_EQ(values.few, 2u);
+  EXPECT_EQ(values.name, "");
+  EXPECT_EQ(values.word, "word");
+  EXPECT_EQ(values.part, 1);
+}
+
 TEST(FlagSetTest, TheEnvironmentSetsWhatTheCommandLineDoesNot) {
   setenv("ATOLL_MAX_COUNT", "11", 1);
   setenv("ATOLL_LIST", "p,q", 1);
@@ -125,9 +155,23 @@ TEST(FlagSetTest, MistakesEndWithCode2AndSayWhatWasExpected) {
   for (const Case& c :
        {Case{{"--max-cuont", "5"}, "unknown flag --max-cuont; did you mean --max-count?"},
         Case{{"--nothing-like-it"}, "unknown flag --nothing-like-it\n"},
-        Case{{"--max-count", "many"}, "--max-count"},
+        Case{{"--max-count", "many"}, "--max-count: expected a whole number, found \"many\""},
+        Case{{"--max-count="}, "--max-count: expected a whole number, found \"\""},
+        Case{{"--max-count=2147483648"}, "expected at most 2147483647, found 2147483648"},
+        Case{{"--seed", "-1"}, "--seed: expected at least 0, found -1"},
+        Case{{"--seed", "18446744073709551616"}, "expected at most 18446744073709551615"},
+        Case{{"--share", "nan"}, "--share: expected a number, found \"nan\""},
+        Case{{"--part", "1.5"}, "--part: expected 0 to 1, found 1.5"},
+        Case{{"--depth", "9"}, "--depth: expected 0 to 4, found 9"},
+        Case{{"--on=perhaps"}, "--on: expected true or false, found \"perhaps\""},
+        Case{{"--on="}, "--on: expected true or false, found \"\""},
+        Case{{"--few", "0"}, "--few: expected at least 1, found 0"},
+        Case{{"--few", "3", "--few", "-2"}, "--few: expected at least 1, found -2"},
+        Case{{"--bytes", "64G"}, "KiB, MiB, GiB, TiB, found \"64G\""},
+        Case{{"--wait="}, "--wait: expected a time"},
         Case{{"--mode", "medium"}, "expected slow|fast, found \"medium\""},
-        Case{{"--wait", "-1s"}, "--wait"}, Case{{"--bytes", "3 parsecs"}, "--bytes"},
+        Case{{"--wait", "-1s"}, "--wait"},
+        Case{{"--bytes", "3 parsecs"}, "--bytes"},
         Case{{"one", "two"}, "unexpected argument \"two\""}}) {
     Values values;
     CaptureStderr();

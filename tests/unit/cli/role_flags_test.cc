@@ -146,6 +146,7 @@ TEST(RoleFlagsTest, WrongNodeOptionsAreNamed) {
            Case{[](auto* node) { node->links = {"carrier-pigeon"}; }, "found \"carrier-pigeon\""},
            Case{[](auto* node) { node->link_spin_us = -2; }, "--link-spin-us"},
            Case{[](auto* node) { node->threads = -1; }, "--threads"},
+           Case{[](auto* node) { node->threads = 100000; }, "--threads"},
        }) {
     cluster::NodeOptions node = UnusualNode();
     ASSERT_TRUE(CheckNodeOptions(node).ok());

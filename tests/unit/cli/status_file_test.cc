@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 
@@ -30,7 +31,7 @@ TEST(StatusFileTest, HasTheDocumentedFields) {
 
 TEST(StatusFileTest, IsWrittenOnlyWhenItChanges) {
   const std::string path = ::testing::TempDir() + "/status_file_test.json";
-  ASSERT_TRUE(WriteFileAtomically(path, "an older run's").ok());
+  ASSERT_TRUE(WriteFileAtomically(path, FormatStatusFile({Entry(6)})).ok());
   auto file = StatusFile::Create(path);
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_FALSE(FileExists(path));
@@ -46,6 +47,32 @@ TEST(StatusFileTest, IsWrittenOnlyWhenItChanges) {
   EXPECT_EQ(inode(), first);  // a rename would have brought another
   ASSERT_TRUE(file->Update({Entry(8)}).ok());
   EXPECT_EQ(*ReadFile(path), FormatStatusFile({Entry(8)}));
+}
+
+// A slip of the hand: the file that is named is somebody else's.
+TEST(StatusFileTest, WhatIsNoStatusFileIsKept) {
+  const std::string path = ::testing::TempDir() + "/status_file_test_config.json";
+  for (const char* text :
+       {"{\"model_type\": \"deepseek_v3\"}", "no JSON", "{\"processes\": [], \"a\": 1}"}) {
+    ASSERT_TRUE(WriteFileAtomically(path, text).ok());
+    EXPECT_EQ(StatusFile::Create(path).status().code(), absl::StatusCode::kAlreadyExists);
+    EXPECT_EQ(*ReadFile(path), text);
+  }
+  EXPECT_EQ(StatusFile::Create("/dev/null").status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_FALSE(StatusFile::Create(::testing::TempDir()).ok());
+}
+
+TEST(StatusFileTest, ALinkIsFollowed) {
+  const std::string target = ::testing::TempDir() + "/status_file_test_target.json";
+  const std::string link = ::testing::TempDir() + "/status_file_test_link.json";
+  ASSERT_TRUE(WriteFileAtomically(target, "").ok());
+  unlink(link.c_str());
+  ASSERT_EQ(symlink(target.c_str(), link.c_str()), 0);
+  auto file = StatusFile::Create(link);
+  ASSERT_TRUE(file.ok()) << file.status();
+  ASSERT_TRUE(file->Update({Entry(7)}).ok());
+  EXPECT_EQ(*ReadFile(target), FormatStatusFile({Entry(7)}));
+  EXPECT_EQ(*ReadFile(link), *ReadFile(target));
 }
 
 TEST(StatusFileTest, AFolderThatIsNotThereIsSaidAtOnce) {

@@ -171,6 +171,11 @@ class Unreachable final : public pb::LinkService::CallbackService {
 
   const std::string& address() const { return server_->address(); }
   void AnswerAlways(pb::LinkKind kind) { always_ = kind; }
+  // From another host: tcp or nothing, and the first few of its tcp addresses are dead.
+  void AnswerFromElsewhere(int dead) {
+    dead_ = dead;
+    elsewhere_ = true;
+  }
   std::vector<std::vector<int>> Offers() {
     absl::MutexLock lock(&mu_);
     return offers_;
@@ -183,14 +188,22 @@ class Unreachable final : public pb::LinkService::CallbackService {
       absl::MutexLock lock(&mu_);
       offers_.emplace_back(request->offered().begin(), request->offered().end());
     }
-    const int kind = always_ != pb::LINK_KIND_UNSPECIFIED ? always_.load() : request->offered(0);
+    auto* reactor = context->DefaultReactor();
+    const auto& offered = request->offered();
+    if (elsewhere_ && std::count(offered.begin(), offered.end(), pb::LINK_KIND_TCP) == 0) {
+      reactor->Finish({grpc::StatusCode::FAILED_PRECONDITION, "no common kind"});
+      return reactor;
+    }
+    const int kind = elsewhere_                             ? pb::LINK_KIND_TCP
+                     : always_ != pb::LINK_KIND_UNSPECIFIED ? always_.load()
+                                                            : request->offered(0);
     const transport::Ticket ticket = tickets_.Issue(request->peer());
     response->set_name(name_);
     response->set_ticket(ticket.data(), ticket.size());
-    response->set_endpoint(kind == pb::LINK_KIND_TCP    ? listener_->endpoint().ToString()
+    response->set_endpoint(dead_-- > 0                  ? "tcp:127.0.0.1:1"
+                           : kind == pb::LINK_KIND_TCP  ? listener_->endpoint().ToString()
                            : kind == pb::LINK_KIND_UNIX ? "unix:@atoll-nobody-listens"
                                                         : "shm:@atoll-nobody-listens");
-    auto* reactor = context->DefaultReactor();
     reactor->Finish(grpc::Status::OK);
     return reactor;
   }
@@ -199,6 +212,8 @@ class Unreachable final : public pb::LinkService::CallbackService {
   LoopThread loop_;
   const std::string name_;
   std::atomic<pb::LinkKind> always_{pb::LINK_KIND_UNSPECIFIED};
+  std::atomic<bool> elsewhere_{false};
+  std::atomic<int> dead_{0};
   transport::TicketBook tickets_;
   std::unique_ptr<transport::LinkListener> listener_;
   std::vector<std::unique_ptr<transport::Link>> links_;  // on the loop
@@ -252,6 +267,19 @@ TEST(LinkHandshakeTest, AKindThatCannotConnectIsLeftOut) {
   const Kinds without_shm = {pb::LINK_KIND_UNIX, pb::LINK_KIND_TCP};
   EXPECT_EQ(service.Offers(),
             (std::vector<Kinds>{all, all, without_shm, without_shm, {pb::LINK_KIND_TCP}}));
+}
+
+// Where tcp is all there is, it is tried again: what is left without it would be refused for ever.
+TEST(LinkHandshakeTest, AKindLeftOutComesBackWhereTheRestIsRefused) {
+  Unreachable service(Identity("expert-0"));
+  service.AnswerFromElsewhere(2);
+  Caller caller;
+  caller.SetPeers({{.name = "expert-0", .grpc_address = service.address(), .incarnation = 1}});
+  EXPECT_TRUE(Eventually([&] { return caller.KindTo("expert-0") == "tcp"; }));
+  using Kinds = std::vector<int>;
+  const Kinds all = {pb::LINK_KIND_SHM, pb::LINK_KIND_UNIX, pb::LINK_KIND_TCP};
+  const Kinds without_tcp = {pb::LINK_KIND_SHM, pb::LINK_KIND_UNIX};
+  EXPECT_EQ(service.Offers(), (std::vector<Kinds>{all, all, without_tcp, all}));
 }
 
 TEST(LinkHandshakeTest, AKindThatWasNotOfferedIsNotTaken) {
@@ -411,6 +439,9 @@ TEST(NodeInfoTest, SaysWhereOthersReachIt) {
   EXPECT_EQ(*AdvertisedAddress({}, "127.0.0.1:7"), "127.0.0.1:7");
   EXPECT_EQ(*AdvertisedAddress({.advertise = "node-3:9"}, "0.0.0.0:7"), "node-3:9");
   EXPECT_EQ(*AdvertisedAddress({.advertise = "node-3:0"}, "0.0.0.0:7"), "node-3:7");
+  // A pod's address is put in brackets whichever kind it is.
+  EXPECT_EQ(*AdvertisedAddress({.advertise = "[10.0.0.1]:9"}, "0.0.0.0:7"), "10.0.0.1:9");
+  EXPECT_EQ(*AdvertisedAddress({.advertise = "[fd00::5]:9"}, "[::]:7"), "[fd00::5]:9");
   EXPECT_EQ(AdvertisedAddress({}, "0.0.0.0:7").status().code(),
             absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(AdvertisedAddress({.advertise = "7"}, "0.0.0.0:7").status().code(),

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "tests/support/golden.h"
+#include "tests/support/mixed_checkpoint.h"
 #include "tests/support/temp_dir.h"
 
 namespace atl::expert {
@@ -78,6 +79,24 @@ TEST_F(ExpertStoreTest, ExpertBytesFollowTheProfile) {
   const int64_t padded = 4 * (2 * ((f + 15) / 16 * 16) * d + (d + 15) / 16 * 16 * f);
   const ExpertStore exact(fp8->get(), model::FindProfile("reference").value(), 0);
   EXPECT_EQ(exact.ExpertBytes(false), padded) << "FP8 blocks become float32";
+}
+
+TEST_F(ExpertStoreTest, ExpertBytesOfMixedTypesAreThoseHeld) {
+  const model::ModelConfig& config = checkpoint_->config();
+  int32_t layer = 0;
+  while (!config.is_moe_layer(layer)) ++layer;
+  for (const char* wide : {"gate_proj.weight", "up_proj.weight", "down_proj.weight"}) {
+    atl::testing::TempDir dir;
+    atl::testing::WriteMixedCheckpoint("v3", {model::ExpertPrefix(config, layer, 0) + wide},
+                                       dir.path());
+    const auto mixed = *model::Checkpoint::Open(dir.path());
+    ExpertStore store(mixed.get(), model::FindProfile("reference").value(), 0);
+    ASSERT_TRUE(store.Load({layer, 0}, nullptr).ok());
+    const kernels::FfnWeights& w = store.Find({layer, 0})->weights;
+    const int64_t bytes = w.gate.bytes() + w.up.bytes() + w.down.bytes();
+    EXPECT_EQ(store.ExpertBytes(false), bytes) << wide;
+    EXPECT_EQ(store.bytes_held(), bytes) << wide;
+  }
 }
 
 TEST_F(ExpertStoreTest, VersionListAndUnload) {

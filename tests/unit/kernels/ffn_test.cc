@@ -15,26 +15,24 @@ struct Expert {
   FfnWeights packed;
 };
 
-PackedMatrix Pack(WeightFormat format, int64_t n, int64_t k, const std::vector<float>& w) {
-  PackedMatrix packed(format, n, k);
-  for (int64_t i = 0; i < packed.num_panels(); ++i)
-    packed.FillPanel(i, &w[i * PackedMatrix::kPanel * k]);
-  return packed;
-}
-
-Expert MakeExpert(WeightFormat format, int64_t d, int64_t f, uint32_t seed) {
+// gate and up of one format, down of another.
+Expert MakeExpert(WeightFormat wide, WeightFormat last, int64_t d, int64_t f, uint32_t seed) {
   Expert e = {.d = d,
               .f = f,
               .gate = Random(f * d, seed),
               .up = Random(f * d, seed + 1),
               .down = Random(d * f, seed + 2)};
-  if (format == WeightFormat::kBf16) {
-    for (auto* w : {&e.gate, &e.up, &e.down}) *w = RoundedToBf16(*w);
+  if (wide == WeightFormat::kBf16) {
+    for (auto* w : {&e.gate, &e.up}) *w = RoundedToBf16(*w);
   }
-  e.packed.gate = Pack(format, f, d, e.gate);
-  e.packed.up = Pack(format, f, d, e.up);
-  e.packed.down = Pack(format, d, f, e.down);
+  if (last == WeightFormat::kBf16) e.down = RoundedToBf16(e.down);
+  e.packed.gate = Pack(wide, f, d, e.gate);
+  e.packed.up = Pack(wide, f, d, e.up);
+  e.packed.down = Pack(last, d, f, e.down);
   return e;
+}
+Expert MakeExpert(WeightFormat format, int64_t d, int64_t f, uint32_t seed) {
+  return MakeExpert(format, format, d, f, seed);
 }
 
 float Chain(const float* x, const float* w, int64_t k) {
@@ -110,6 +108,17 @@ TEST(GroupedFfn, HasTheBitsOfItsDefinition) {
     Check(experts, rows, /*gather=*/false, Rounding::kNone, Rounding::kNone);
     Check(experts, rows, /*gather=*/true, Rounding::kNone, Rounding::kBf16);
   }
+}
+
+// As a checkpoint of several types gives them: each job has formats of its own.
+TEST(GroupedFfn, JobsOfMixedFormats) {
+  constexpr WeightFormat kF32 = WeightFormat::kF32, kBf16 = WeightFormat::kBf16;
+  const std::vector<Expert> experts = {
+      MakeExpert(kF32, kBf16, 44, 40, 1), MakeExpert(kBf16, kF32, 44, 72, 11),
+      MakeExpert(kBf16, kBf16, 44, 33, 21), MakeExpert(kF32, kF32, 44, 16, 31)};
+  const std::vector<std::vector<int32_t>> rows = {{0, 3, 16}, {1, 2, 3, 4, 5, 6, 7}, {9}, {0, 16}};
+  Check(experts, rows, /*gather=*/true, Rounding::kNone, Rounding::kNone);
+  Check(experts, rows, /*gather=*/false, Rounding::kBf16, Rounding::kBf16);
 }
 
 TEST(GroupedFfn, ManyRowsOfOneExpert) {

@@ -14,6 +14,7 @@
 
 #include "base/dtype.h"
 #include "kernels/context.h"
+#include "kernels/packed_matrix.h"
 
 namespace atl::kernels {
 
@@ -41,6 +42,14 @@ inline std::vector<float> Random(int64_t n, uint32_t seed, float scale = 1) {
 inline std::vector<float> RoundedToBf16(std::vector<float> x) {
   for (float& v : x) v = RoundToBf16(v);
   return x;
+}
+
+// w [n, k] row-major.
+inline PackedMatrix Pack(WeightFormat format, int64_t n, int64_t k, const std::vector<float>& w) {
+  PackedMatrix packed(format, n, k);
+  for (int64_t i = 0; i < packed.num_panels(); ++i)
+    packed.FillPanel(i, w.data() + i * PackedMatrix::kPanel * k);
+  return packed;
 }
 
 // Equal bits (so -0 is not +0); any NaN equals any other.

@@ -7,13 +7,6 @@
 namespace atl::kernels {
 namespace {
 
-PackedMatrix Pack(WeightFormat format, int64_t n, int64_t k, const std::vector<float>& w) {
-  PackedMatrix packed(format, n, k);
-  for (int64_t i = 0; i < packed.num_panels(); ++i)
-    packed.FillPanel(i, &w[i * PackedMatrix::kPanel * k]);
-  return packed;
-}
-
 std::vector<float> Weights(WeightFormat format, int64_t n, int64_t k, uint32_t seed) {
   std::vector<float> w = Random(n * k, seed);
   return format == WeightFormat::kBf16 ? RoundedToBf16(w) : w;

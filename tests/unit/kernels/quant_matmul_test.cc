@@ -13,13 +13,6 @@ namespace {
 
 constexpr WeightFormat kFormats[] = {WeightFormat::kQ8, WeightFormat::kQ4};
 
-PackedMatrix Pack(WeightFormat format, int64_t n, int64_t k, const std::vector<float>& w) {
-  PackedMatrix packed(format, n, k);
-  for (int64_t i = 0; i < packed.num_panels(); ++i)
-    packed.FillPanel(i, w.data() + i * PackedMatrix::kPanel * k);
-  return packed;
-}
-
 // Groups of very different size, some of them all zero.
 std::vector<float> Uneven(int64_t rows, int64_t k, uint32_t seed) {
   std::vector<float> x = Random(rows * k, seed);

@@ -316,16 +316,28 @@ std::vector<Refusal> Refusals() {
 INSTANTIATE_TEST_SUITE_P(Each, RefusedConfig, ::testing::ValuesIn(Refusals()),
                          [](const auto& info) { return info.param.name; });
 
+// {"a": {"a": ... 1 ...}}, the innermost object inside `depth` others.
+std::string NestedObjects(int depth) {
+  std::string text;
+  for (int i = 0; i <= depth; ++i) text += "{\"a\": ";
+  return text + "1" + std::string(depth + 1, '}');
+}
+
 TEST(Config, RefusesTextThatIsNoObject) {
   for (const auto& [text, says] : std::vector<std::pair<std::string, std::string>>{
            {"", "not valid JSON"},
            {"{", "not valid JSON"},
-           {"{\"a\": 1,}", "not valid JSON"},
+           {"{\"a\": 1,}", "not valid JSON at byte 9"},
            {"[1]", "found an array"},
            {"\"x\"", "found a string"},
            {"{\"a\xff\": 1}", "not valid JSON"},
            {"{\"a\": 1, \"b\": {\"a\": 2}, \"a\": 3}", "key 'a' is given twice"},
            {"{\"a\": " + std::string(40, '[') + std::string(40, ']') + "}", "nests deeper than 32"},
+           {NestedObjects(33), "nests deeper than 32"},
+           {NestedObjects(40), "nests deeper than 32"},
+           {NestedObjects(40000), "nests deeper than 32"},
+           {"{\"a\": " + NestedObjects(40) + ", \"b\": {\"c\": 1}, \"b\": 2}",
+            "key 'b' is given twice"},
            {std::string(1 << 20, '['), "not valid JSON"}}) {
     const StatusOr<ModelConfig> c = ParseModelConfig(text, "x.json");
     ASSERT_FALSE(c.ok()) << text.substr(0, 40);

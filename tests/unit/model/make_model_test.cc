@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -231,8 +232,29 @@ TEST_F(MakeModelTest, AFolderThatCannotBeMadeIsAnError) {
   EXPECT_FALSE(MakeModel({.config = Tiny()}, dir_.File("m")).ok());
 }
 
+TEST_F(MakeModelTest, AModelLargerThanTheDiskIsRefusedBeforeAnythingIsWritten) {
+  MakeModelOptions options = {.config = *FindPreset("v3")};  // 1.3 TB in bf16
+  options.stop = [] { return true; };                        // where a disk has that
+  const Status status = MakeModel(options, dir_.File("m")).status();
+  if (std::filesystem::space(dir_.path()).available > 1'350'000'000'000) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled);
+  } else {
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("the disk has room for"));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(dir_.File("m")));
+}
+
+TEST_F(MakeModelTest, WhatIsStoppedLeavesNoUnfinishedFile) {
+  std::atomic<int> asked = 0;
+  MakeModelOptions options = {.config = Tiny()};
+  options.stop = [&] { return ++asked > 3; };
+  EXPECT_TRUE(absl::IsCancelled(MakeModel(options, dir_.File("m")).status()));
+  EXPECT_TRUE(std::filesystem::is_empty(dir_.File("m")));
+}
+
 TEST_F(MakeModelTest, ProgressEndsAtTheTotal) {
-  int64_t last = 0, total = 0;
+  int64_t last = -1, total = 0;
   MakeModelOptions options = {.config = Tiny(), .max_shard_bytes = 200'000};
   options.progress = [&](int64_t done, int64_t of) {
     EXPECT_GT(done, last);

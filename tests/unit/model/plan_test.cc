@@ -50,6 +50,27 @@ TEST(Plan, QuantisedProfilesSpareEmbeddingAndGate) {
   EXPECT_EQ((q8.memory_bytes - q4.memory_bytes) * 16, (q4.params - kv_b) * 8);
 }
 
+// Looked up row by row, and read as a whole as the head: two copies, of different formats.
+TEST(Plan, ATiedEmbeddingIsHeldTwice) {
+  for (const char* profile : {"reference", "bf16", "q8", "q4"}) {
+    PlanOptions options = Options("v3", profile);
+    const Plan untied = Make(options);
+    options.config.tie_word_embeddings = true;
+    const Plan tied = Make(options);
+    const int64_t table = int64_t{129280} * 7168;
+    EXPECT_EQ(tied.params.total, untied.params.total - table);
+    EXPECT_EQ(tied.active_bytes, untied.active_bytes) << profile;
+    EXPECT_EQ(tied.attention.weight_bytes, untied.attention.weight_bytes) << profile;
+    ASSERT_EQ(tied.parts.size(), untied.parts.size());
+    for (size_t i = 0; i < tied.parts.size(); ++i) {
+      EXPECT_EQ(tied.parts[i].memory_bytes, untied.parts[i].memory_bytes) << profile;
+      const bool head = tied.parts[i].part == ModelPart::kHead;
+      EXPECT_EQ(tied.parts[i].params, head ? 0 : untied.parts[i].params);
+      EXPECT_EQ(tied.parts[i].stored_bytes, head ? 0 : untied.parts[i].stored_bytes);
+    }
+  }
+}
+
 struct Published {
   std::string preset;
   double total_b, total_tolerance;  // billions; the tolerance is half of the last digit that is

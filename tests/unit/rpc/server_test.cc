@@ -89,6 +89,16 @@ TEST(ServerTest, ServesItsServicesAndReflection) {
        {"atollpb.v1.ExpertService", "grpc.health.v1.Health", "grpc.reflection.v1alpha"}) {
     EXPECT_NE(listed.find(name), std::string::npos) << name;
   }
+  // {file_containing_symbol: NAME}: what a client without a proto file asks before it calls.
+  for (const std::string name : {"atollpb.v1.ExpertService", "grpc.health.v1.Health"}) {
+    std::string file;
+    std::string ask = {'\x22', static_cast<char>(name.size())};
+    ask += name;
+    ASSERT_TRUE(Call((*server)->address(),
+                     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", ask, &file)
+                    .ok());
+    EXPECT_NE(file.find(".proto"), std::string::npos) << name;
+  }
 }
 
 TEST(ServerTest, HealthFollowsReadinessOnBothPorts) {

@@ -20,6 +20,12 @@ TEST(StatusTest, EveryCodeGoesThereAndBack) {
   EXPECT_TRUE(FromGrpc(grpc::Status::OK).ok());
 }
 
+TEST(StatusTest, AnErrorWithoutAMessageSaysItsCode) {
+  const Status status = FromGrpc(grpc::Status(grpc::StatusCode::UNIMPLEMENTED, ""));
+  EXPECT_TRUE(absl::IsUnimplemented(status));
+  EXPECT_EQ(status.message(), "UNIMPLEMENTED");
+}
+
 TEST(StatusTest, BadRequestNamesEveryField) {
   const grpc::Status status =
       BadRequest({{"sampling.top_p", "expected (0, 1], found 2"}, {"prompt", "is empty"}});

@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "tests/support/golden.h"
+#include "tests/support/mixed_checkpoint.h"
 #include "tests/support/temp_dir.h"
 
 namespace atl::weights {
@@ -170,6 +171,37 @@ TEST(LoadFfn, TakesTheThreeMatricesUnderAPrefix) {
   EXPECT_EQ(
       LoadFfn(*checkpoint, "model.layers.9.mlp.", MatrixFormat::kExact, nullptr).status().code(),
       absl::StatusCode::kNotFound);
+}
+
+// One pass reads gate and up, so they are of one format, whichever of them is the wider.
+TEST(LoadFfn, GateAndUpOfDifferentTypes) {
+  const std::string prefix = "model.layers.2.mlp.experts.3.";
+  const std::string gate = prefix + "gate_proj.weight", up = prefix + "up_proj.weight",
+                    down = prefix + "down_proj.weight";
+  using Formats = std::vector<WeightFormat>;
+  constexpr WeightFormat kF32 = WeightFormat::kF32, kBf16 = WeightFormat::kBf16;
+  for (const auto& [wide, exact] : {std::pair{gate, Formats{kF32, kF32, kBf16}},
+                                    {up, Formats{kF32, kF32, kBf16}},
+                                    {down, Formats{kBf16, kBf16, kF32}}}) {
+    SCOPED_TRACE(wide);
+    atl::testing::TempDir dir;
+    atl::testing::WriteMixedCheckpoint("v3", {wide}, dir.path());
+    const std::unique_ptr<Checkpoint> checkpoint = *Checkpoint::Open(dir.path());
+    ASSERT_EQ(checkpoint->Find(wide)->dtype, DType::kF32);
+    for (const auto& [rule, formats] : {std::pair{MatrixFormat::kExact, exact},
+                                        {MatrixFormat::kBf16, Formats(3, kBf16)},
+                                        {MatrixFormat::kQ8, Formats(3, WeightFormat::kQ8)},
+                                        {MatrixFormat::kQ4, Formats(3, WeightFormat::kQ4)}}) {
+      const StatusOr<kernels::FfnWeights> ffn = LoadFfn(*checkpoint, prefix, rule, nullptr);
+      ASSERT_TRUE(ffn.ok()) << ffn.status();
+      EXPECT_EQ((Formats{ffn->gate.format(), ffn->up.format(), ffn->down.format()}), formats);
+      if (rule != MatrixFormat::kExact && rule != MatrixFormat::kBf16) continue;
+      const bool rounded = rule == MatrixFormat::kBf16;
+      ExpectRows(*checkpoint, gate, ffn->gate, rounded);
+      ExpectRows(*checkpoint, up, ffn->up, rounded);
+      ExpectRows(*checkpoint, down, ffn->down, rounded);
+    }
+  }
 }
 
 TEST(RoundingOf, OfTypes) {

@@ -214,27 +214,41 @@ TEST_F(FaultsTest, CancelledCallIsNotDone) {
 TEST_F(FaultsTest, WorkThatKillsThreeNodesEndsAndGoesAloneToTheThird) {
   std::vector<std::unique_ptr<FakeNode>> fakes;
   for (int n = 0; n < 4; ++n) fakes.push_back(ConnectFake(n));
-  // One expert after the other: node n holds everything; each asked node dies.
-  dispatcher_->SetPlacement(MakePlacement(4, HoldsAll));
-  int died = 0;
+  // One node after the other holds everything, and dies of it.
   std::vector<uint16_t> flags_at_death;
   Submit(Call(2, 1, 1), &y_);
-  while (!y_.has_value() && died < 4) {
-    for (auto& fake : fakes) {
-      if (fake->work.empty() || fake->link == nullptr) continue;
-      flags_at_death.push_back(fake->work.back().header.flags);
-      fake->link = nullptr;
-      ++died;
-      RunSome();
-      break;
-    }
+  for (int n = 0; n < 4 && !y_.has_value(); ++n) {
+    dispatcher_->SetPlacement(
+        MakePlacement(4, [n](int node, int32_t, int32_t) { return node == n; }));
+    ASSERT_EQ(fakes[n]->work.size(), 1u);
+    flags_at_death.push_back(fakes[n]->work[0].header.flags);
+    fakes[n]->link = nullptr;
+    RunSome();
   }
   ASSERT_TRUE(y_.has_value());
-  EXPECT_EQ(died, 3);
   EXPECT_EQ(y_->status().code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(y_->status().message()), HasSubstr("lost 3 expert nodes"));
-  EXPECT_EQ(flags_at_death.back(), transport::kFlagAlone);
-  EXPECT_EQ(flags_at_death.front(), 0);
+  EXPECT_EQ(flags_at_death, (std::vector<uint16_t>{0, 0, transport::kFlagAlone}));
+}
+
+TEST_F(FaultsTest, PiecesOfACallMayEachLoseTheirNode) {
+  std::vector<std::unique_ptr<FakeNode>> fakes;
+  for (int n = 0; n < 4; ++n) fakes.push_back(ConnectFake(n));
+  dispatcher_->SetPlacement(
+      MakePlacement(4, [](int node, int32_t, int32_t expert) { return expert % 4 == node; }));
+  Submit(Call(2, 8, 1), &y_);
+  int had_work = 0;
+  for (auto& fake : fakes) {
+    had_work += !fake->work.empty();
+    fake->link = nullptr;
+  }
+  ASSERT_GE(had_work, 3);
+  RunSome();
+  EXPECT_FALSE(y_.has_value());
+  Connect(4, StartNode(4, HoldsAll));
+  dispatcher_->SetPlacement(MakePlacement(5, [](int node, int32_t, int32_t) { return node == 4; }));
+  Run([&] { return y_.has_value(); });
+  ExpectGood(y_);
 }
 
 TEST_F(FaultsTest, RemovedLinksAreNotCountedAsLostNodes) {

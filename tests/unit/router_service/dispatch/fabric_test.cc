@@ -51,6 +51,15 @@ TEST_F(InlineFabricTest, StopEndsAWaitWithoutAHolder) {
   EXPECT_EQ(dispatcher_->outstanding(), 0);
 }
 
+TEST_F(InlineFabricTest, ACallThatNobodyWaitsForIsTakenBack) {
+  const auto fabric = MakeInlineFabric(&loop_, dispatcher_.get());  // no expert nodes at all
+  fabric->SetNobodyWaits([] { return true; });
+  const uint64_t call = fabric->Submit(Call(2, 5, 1));
+  Buffer y;
+  EXPECT_EQ(fabric->Wait(call, &y).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(dispatcher_->outstanding(), 0);
+}
+
 class RemoteFabricTest : public DispatchFixture, public ::testing::WithParamInterface<LinkKind> {
  protected:
   void SetUp() override {
@@ -201,6 +210,20 @@ TEST_P(RemoteFabricTest, StopEndsAWaitWithoutARouter) {
   Buffer y;
   EXPECT_EQ(fabric_->Wait(call, &y).code(), absl::StatusCode::kUnavailable);
   stops.join();
+}
+
+TEST_P(RemoteFabricTest, ACallThatNobodyWaitsForIsTakenBackFromItsRouter) {
+  MakeDispatcher({});
+  DispatchServer* const server = StartRouter("router-0");  // no expert nodes: it would wait
+  bool gone = false;
+  fabric_->SetNobodyWaits([&] { return gone; });
+  const uint64_t call = fabric_->Submit(Call(2, 5, 1));
+  Run([&] { return server->calls_in_flight() == 1; });
+  gone = true;
+  Buffer y;
+  EXPECT_EQ(fabric_->Wait(call, &y).code(), absl::StatusCode::kUnavailable);
+  Run([&] { return server->calls_in_flight() == 0; });
+  EXPECT_EQ(dispatcher_->outstanding(), 0);
 }
 
 TEST_P(RemoteFabricTest, RowsThatNoLinkTakesEndTheCall) {

@@ -27,6 +27,23 @@ TEST_F(AdmissionTest, AFullQueueSaysWhenToComeBack) {
   EXPECT_EQ(sessions().CheckAdmission().status.code(), StatusCode::kResourceExhausted);
 }
 
+TEST_F(AdmissionTest, TextIsTokenizedUpToABoundAndIdsAlways) {
+  constexpr int64_t kMiB = int64_t{1} << 20;
+  ASSERT_TRUE(sessions().BeginTokenizing(10 * kMiB));
+  ASSERT_TRUE(sessions().BeginTokenizing(6 * kMiB));
+  EXPECT_FALSE(sessions().BeginTokenizing(1));
+  EXPECT_TRUE(sessions().BeginTokenizing(0)) << "a prompt of ids";
+  sessions().EndTokenizing(0);
+  sessions().EndTokenizing(6 * kMiB);
+  EXPECT_FALSE(sessions().BeginTokenizing(6 * kMiB + 1)) << "refused text leaves nothing behind";
+  EXPECT_TRUE(sessions().BeginTokenizing(6 * kMiB));
+  sessions().EndTokenizing(6 * kMiB);
+  sessions().EndTokenizing(10 * kMiB);
+  EXPECT_TRUE(sessions().BeginTokenizing(100 * kMiB)) << "alone";
+  EXPECT_FALSE(sessions().BeginTokenizing(1));
+  EXPECT_TRUE(sessions().BeginTokenizing(0));
+}
+
 TEST_F(AdmissionTest, FirstComeFirstServed) {
   for (int i = 0; i < 4; ++i) {
     ResolvedRequest request = Request();

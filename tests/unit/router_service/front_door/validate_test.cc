@@ -82,6 +82,14 @@ INSTANTIATE_TEST_SUITE_P(
                    message->set_role("user");
                    message->set_content(std::string(5001, 'a'));
                  }},
+        BadField{"LongTogether", "messages.messages", "5001",
+                 [](R* r) {
+                   for (const int size : {2500, 2501}) {
+                     auto* message = r->mutable_messages()->add_messages();
+                     message->set_role("user");
+                     message->set_content(std::string(size, 'a'));
+                   }
+                 }},
         BadField{"TooManyMessages", "messages.messages", "4097",
                  [](R* r) {
                    for (int i = 0; i < 4097; ++i)
