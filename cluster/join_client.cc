@@ -6,6 +6,8 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "cluster/uptime.h"
 #include "rpc/address.h"
@@ -21,6 +23,8 @@ constexpr absl::Duration kMinAnnounceGap = absl::Milliseconds(20);
 constexpr absl::Duration kTick = absl::Milliseconds(20);  // where something is due soon
 constexpr absl::Duration kIdle = absl::Milliseconds(100);
 constexpr absl::Duration kForgetAfter = absl::Seconds(10);  // an address that nobody names any more
+constexpr absl::Duration kAloneUnsaid = absl::Seconds(3);   // what a start in any order may take
+constexpr absl::Duration kAloneRepeat = absl::Seconds(30);  // between two warnings of it
 constexpr absl::Duration kLeaveTimeout = absl::Seconds(5);
 
 bool SameNodes(const NodeList& a, const NodeList& b) {
@@ -94,6 +98,7 @@ void JoinClient::ResolveForEver() {
 
 void JoinClient::Run() {
   pthread_setname_np(pthread_self(), "join");
+  next_warning_ = Uptime() + kAloneUnsaid;
   while (!stop_.HasBeenNotified()) {
     for (JoinInbox::Event& event : inbox_->Take(Tick())) Handle(std::move(event));
     TellViewIfChanged();
@@ -101,6 +106,7 @@ void JoinClient::Run() {
     OpenDueStreams();
     CancelSilentStreams();
     AnnounceIfDue();
+    WarnIfAlone();
   }
   Leave();
 }
@@ -277,6 +283,27 @@ void JoinClient::AnnounceIfDue() {
   for (auto& [address, session] : sessions_) {
     if (session.stream != nullptr) session.stream->Announce(announcement);
   }
+}
+
+// A router may well be alone.
+void JoinClient::WarnIfAlone() {
+  const auto answers = [](const auto& entry) { return entry.second.answers; };
+  if (options_.self.role() == pb::NODE_ROLE_ROUTER ||
+      std::any_of(sessions_.begin(), sessions_.end(), answers)) {
+    next_warning_ = Uptime() + kAloneUnsaid;
+    return;
+  }
+  if (Uptime() < next_warning_) return;
+  next_warning_ = Uptime() + kAloneRepeat;
+  std::vector<std::string> tried;
+  for (const auto& [address, session] : sessions_) {
+    tried.push_back(session.last_error.empty()
+                        ? address
+                        : absl::StrFormat("%s (%s)", address, session.last_error));
+  }
+  LogWarning("no router answers; this node goes on trying %s: %s",
+             absl::StrJoin(options_.join, ","),
+             tried.empty() ? "nothing was found there" : absl::StrJoin(tried, ", "));
 }
 
 // Of two incarnations of a name the one that was seen first later is the live one; of its states,

@@ -91,6 +91,7 @@ class JoinClient {
   void OpenDueStreams();
   void CancelSilentStreams();
   void AnnounceIfDue();
+  void WarnIfAlone();
   void TellViewIfChanged();
   NodeList Merge();
 
@@ -101,6 +102,7 @@ class JoinClient {
   std::map<std::string, Session> sessions_;  // by address
   uint64_t next_stream_id_ = 1;
   absl::Duration last_announced_ = -absl::InfiniteDuration();
+  absl::Duration next_warning_;  // that no router answers
   bool views_changed_ = true;
   std::map<std::pair<std::string, uint64_t>, uint64_t>
       first_seen_;  // (name, incarnation) -> a count

@@ -1,12 +1,17 @@
 #include "metrics/metrics_server.h"
 
+#include <netdb.h>
 #include <prometheus/collectable.h>
 #include <prometheus/exposer.h>
 #include <prometheus/metric_family.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <exception>
+#include <thread>
 
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/notification.h"
 
 namespace atl::metrics {
 namespace {
@@ -39,21 +44,53 @@ class Collector : public prometheus::Collectable {
   const metrics::Collect collect_;
 };
 
+// Connects to a listener of this machine and hangs up. A wildcard address leads to the loopback.
+void Knock(std::string host, int port) {
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return;
+  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd >= 0) {
+    connect(fd, found->ai_addr, found->ai_addrlen);  // whether it succeeds does not matter
+    close(fd);
+  }
+  freeaddrinfo(found);
+}
+
 class MetricsServerImpl : public MetricsServer {
  public:
   MetricsServerImpl(const std::string& listen, metrics::Collect collect)
       : collector_(std::make_shared<Collector>(std::move(collect))),
-        exposer_(listen, /*num_threads=*/1) {
-    exposer_.RegisterCollectable(collector_);
-    const std::vector<int> ports = exposer_.GetListeningPorts();
-    address_ = absl::StrFormat("%s:%d", listen.substr(0, listen.rfind(':')),
-                               ports.empty() ? 0 : ports.front());
+        exposer_(std::make_unique<prometheus::Exposer>(listen, /*num_threads=*/1)) {
+    exposer_->RegisterCollectable(collector_);
+    const std::vector<int> ports = exposer_->GetListeningPorts();
+    host_ = listen.substr(0, listen.rfind(':'));
+    port_ = ports.empty() ? 0 : ports.front();
+    address_ = absl::StrFormat("%s:%d", host_, port_);
   }
+
+  // The exposer's listener looks whether it is to end when somebody connects, else every two
+  // seconds only.
+  ~MetricsServerImpl() override {
+    absl::Notification ended;
+    std::thread ending([this, &ended] {
+      exposer_.reset();
+      ended.Notify();
+    });
+    while (!ended.WaitForNotificationWithTimeout(absl::Milliseconds(10))) Knock(host_, port_);
+    ending.join();
+  }
+
   const std::string& address() const override { return address_; }
 
  private:
   std::shared_ptr<Collector> collector_;  // held weakly by the exposer
-  prometheus::Exposer exposer_;
+  std::unique_ptr<prometheus::Exposer> exposer_;
+  std::string host_;
+  int port_ = 0;
   std::string address_;
 };
 
@@ -75,7 +112,8 @@ StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string&
   try {
     return std::make_unique<MetricsServerImpl>(listen, std::move(collect));
   } catch (const std::exception& error) {
-    return AlreadyExists("metrics cannot listen on %s: %s", listen, std::string(error.what()));
+    return AlreadyExists("metrics cannot listen on %s; is the port in use? (civetweb: %s)", listen,
+                         std::string(error.what()));
   }
 }
 

@@ -28,6 +28,10 @@ def is_server(command):
     return re.match(r"build/bin/atoll (serve|cluster) ", command)
 
 
+def is_role(command):
+    return re.match(r"build/bin/atoll-(router|attention|expert) ", command)
+
+
 def is_alone(command):
     """Needs no server and ends by itself."""
     return re.match(r"build/bin/atoll (plan|verify|make-model)\b|\./dev demo$", command)
@@ -38,9 +42,10 @@ ELSEWHERE = ["./dev test", "./dev load --requests 40", "./dev chat"]
 
 
 def as_typed(command, folder):
-    """The command's words, with this build's folder for build/, and what it writes in `folder`."""
+    """The command's words, with this build's folder for build/, what it writes in `folder`, and loopback addresses for the machines'."""
     words = []
     for word in shlex.split(command):
+        word = re.sub(r"^10\.0\.0\.", "127.0.0.", word)
         word = word.replace("build/random-model", os.path.join(folder, "random-model"))
         words.append(re.sub(r"^build/", paths.BUILD + "/", word))
     return words
@@ -57,7 +62,7 @@ class ReadmeTest(unittest.TestCase):
         commands = readme_commands()
         self.assertGreaterEqual(len(commands), 14)
         for command in commands:
-            kinds = [bool(is_client(command)), bool(is_server(command)), bool(is_alone(command)), command in ELSEWHERE]
+            kinds = [bool(is_client(command)), bool(is_server(command)), bool(is_role(command)), bool(is_alone(command)), command in ELSEWHERE]
             self.assertEqual(sum(kinds), 1, command)
         for command in ELSEWHERE:
             self.assertIn(command, commands)
@@ -90,6 +95,22 @@ class ReadmeTest(unittest.TestCase):
                     process.send_signal(signal.SIGINT)
                     self.assertEqual(process.wait(60), 0, server)
 
+    def test_roles_by_themselves(self):
+        roles = list(filter(is_role, readme_commands()))
+        client = next(command for command in readme_commands() if is_client(command) and "10.0.0.1" in command)
+        self.assertEqual(len(roles), 3)
+        with tempfile.TemporaryDirectory() as folder:
+            processes = [subprocess.Popen(as_typed(role, folder), cwd=paths.SOURCE, stdin=subprocess.DEVNULL,
+                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for role in reversed(roles)]
+            try:
+                wait_until(self.answers, 90, "an answer of three processes")
+                self.run_command(client, folder)
+            finally:
+                for process in processes:
+                    process.send_signal(signal.SIGINT)
+                for role, process in zip(reversed(roles), processes):
+                    self.assertEqual(process.wait(60), 0, role)
+
     @staticmethod
     def answers():
         return atoll("generate", "--max-tokens", "1", "x").returncode == 0
@@ -106,6 +127,19 @@ class ReadmeTest(unittest.TestCase):
         finally:
             os.kill(pid, signal.SIGINT)
             wait_until(lambda: not is_alive(pid), 30, "the cluster's end")
+
+
+    def test_a_killed_demo_leaves_nothing(self):
+        demo = subprocess.Popen(["./dev", "demo"], cwd=paths.SOURCE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        while not demo.stdout.readline().startswith("User:"):
+            self.assertIsNone(demo.poll())
+        with open(f"/proc/{demo.pid}/task/{demo.pid}/children", encoding="utf-8") as file:
+            children = [int(pid) for pid in file.read().split()]
+        demo.kill()
+        demo.wait()
+        demo.stdout.close()
+        self.assertNotEqual(children, [])
+        wait_until(lambda: not any(map(is_alive, children)), 30, "the end of what the demo started")
 
 
 class PackagesTest(unittest.TestCase):
