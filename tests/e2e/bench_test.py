@@ -1,6 +1,7 @@
 """Every benchmark runs and prints its line of JSON; what it measures is for docs/benchmarks.md.
 
-Not peers.py, which builds llama.cpp for a quarter of an hour: gguf_test.py has what it converts.
+Not peers.py, for which llama.cpp is built for a quarter of an hour: gguf_test.py has what it converts, peers_test.py what it
+computes.
 """
 
 import json

@@ -14,6 +14,7 @@ from support import main, paths
 sys.path.insert(0, os.path.join(paths.SOURCE, "tools", "peers"))
 
 import convert  # noqa: E402
+import gguf_file  # noqa: E402
 
 HEADS, NOPE, ROPE, VALUE, RANK, HIDDEN, INNER, EXPERTS = 2, 4, 2, 3, 6, 8, 5, 3
 BLOCK = 2  # of FP8 scales
@@ -25,7 +26,7 @@ CONFIG = {
     "moe_intermediate_size": INNER, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "routed_scaling_factor": 2.5,
     "norm_topk_prob": True, "n_group": 1, "topk_group": 1, "bos_token_id": 0, "eos_token_id": [1, 2],
     "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 16, "beta_fast": 32, "beta_slow": 1,
-                     "mscale": 1.0, "mscale_all_dim": 0.5},
+                     "mscale": 0.5, "mscale_all_dim": 0.5},
     "quantization_config": {"weight_block_size": [BLOCK, BLOCK]},
 }
 TOKENIZER = {
@@ -214,10 +215,39 @@ class GgufTest(unittest.TestCase):
             self.assertEqual(keys[name], wanted, name)
         self.assertAlmostEqual(keys["deepseek2.rope.scaling.yarn_log_multiplier"], 0.05)
 
+    def test_the_head_is_read_back(self):
+        keys, tensors = self.convert(self.bf16_bits(), "BF16")
+        found_keys, found = gguf_file.read_head(os.path.join(self.folder, "out.gguf"))
+        self.assertEqual(found_keys, keys)
+        self.assertEqual({tensor.name: (tensor.shape, tensor.num_bytes) for tensor in found},
+                         {name: (array.shape, array.nbytes) for name, array in tensors.items()})
+
+    def test_bytes_that_a_token_reads(self):
+        _, tensors = self.convert(self.bf16_bits(), "BF16")
+        experts = {f"blk.1.ffn_{name}_exps.weight" for name in ("gate", "up", "down")}
+        rest = sum(array.nbytes for name, array in tensors.items() if name not in experts | {"token_embd.weight"})
+        self.assertAlmostEqual(gguf_file.active_bytes(os.path.join(self.folder, "out.gguf")),
+                               rest + 2 * 3 * 2 * HIDDEN * INNER)  # 2 of 3 experts, of 3 matrices in bf16
+
+    def test_a_file_of_another_kind_is_refused(self):
+        path = os.path.join(self.folder, "other")
+        for data, message in ((b"GGML" + bytes(60), "no GGUF"), (b"GGUF" + struct.pack("<IQQ", 2, 0, 0), "version 2")):
+            with open(path, "wb") as file:
+                file.write(data)
+            with self.assertRaisesRegex(ValueError, message):
+                gguf_file.read_head(path)
+
+    def test_quantised_tensors_have_the_bytes_of_their_blocks(self):
+        # 34 bytes for 32 values in 8 bits and 18 in 4: a float16 scale and the values.
+        self.assertEqual(gguf_file.Tensor("x", (3, 64), "q8_0").num_bytes, 3 * 2 * 34)
+        self.assertEqual(gguf_file.Tensor("x", (3, 64), "q4_0").num_bytes, 3 * 2 * 18)
+
     def test_what_llama_cpp_computes_otherwise_is_refused(self):
         for changes, message in (({"q_lora_rank": None}, "2 layers without q_lora_rank"),
                                  ({"num_hidden_layers": 27}, "27 layers with q_lora_rank"),
                                  ({"topk_method": "group_limited_greedy", "n_group": 2}, "group_limited_greedy"),
+                                 ({"rope_scaling": {**CONFIG["rope_scaling"], "mscale": 1.0}}, "mscale 1.0"),
+                                 ({"rope_scaling": {**CONFIG["rope_scaling"], "mscale": 0, "mscale_all_dim": 0}}, "mscale 0"),
                                  ({"tie_word_embeddings": True}, "tie_word_embeddings")):
             with self.assertRaisesRegex(ValueError, message):
                 convert.check({**CONFIG, **changes})

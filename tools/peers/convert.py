@@ -42,6 +42,10 @@ def check(config):
                          f"{LITE_LAYERS} layers for ones without it, and no others")
     if config.get("topk_method") == "group_limited_greedy" and config.get("n_group", 1) > 1:
         raise ValueError("topk_method group_limited_greedy: llama.cpp scores a group by its two best experts")
+    yarn = config.get("rope_scaling")
+    if yarn and (not yarn["mscale_all_dim"] or yarn["mscale"] != yarn["mscale_all_dim"]):
+        raise ValueError(f"rope_scaling: mscale {yarn['mscale']}, mscale_all_dim {yarn['mscale_all_dim']}: llama.cpp takes "
+                         "them to be the same")
     if config.get("tie_word_embeddings"):
         raise ValueError("tie_word_embeddings: not written here")
 

@@ -123,3 +123,12 @@ def read_head(path):
                 raise ValueError(f"{path}: {name} has tensor type {kind}, which is not known here")
             tensors.append(Tensor(name, sizes[::-1], names[kind]))
     return keys, tensors
+
+
+def active_bytes(path):
+    """Of weights that a token reads: all but the embedding's table, of the experts the chosen ones."""
+    keys, tensors = read_head(path)
+    prefix = keys["general.architecture"]
+    share = keys[f"{prefix}.expert_used_count"] / keys[f"{prefix}.expert_count"]
+    return sum(tensor.num_bytes * (share if "_exps." in tensor.name else 1) for tensor in tensors
+               if tensor.name != "token_embd.weight")

@@ -144,19 +144,21 @@ class Server(cluster.Process):
         return connection.getresponse()
 
     def _completion(self, prompt, fields):
-        response = self._call("POST", "/completion", {"prompt": prompt, "ignore_eos": True, **fields})
+        response = self._call("POST", "/completion", {"prompt": prompt, **fields})
         if response.status != 200:
             raise RuntimeError(f"llama-server: {response.status} {response.read()[:500]}")
         return response
 
     def generate(self, prompt, tokens):
-        """Greedy ids."""
+        """Greedy ids, fewer if they end."""
         fields = {"n_predict": tokens, "temperature": 0, "return_tokens": True}
         return json.load(self._completion(prompt, fields))["tokens"]
 
     def first_token(self, prompt):
         """Waits for the first token of a stream, and drops the rest."""
-        response = self._completion(prompt, {"n_predict": 2, "temperature": 0, "stream": True, "return_tokens": True})
+        # More than one: what is no whole character yet is not sent.
+        fields = {"n_predict": 8, "temperature": 0, "stream": True, "return_tokens": True, "ignore_eos": True}
+        response = self._completion(prompt, fields)
         for line in response:
             if line.startswith(b"data:") and json.loads(line[len(b"data:"):]).get("tokens"):
                 response.close()
@@ -165,6 +167,6 @@ class Server(cluster.Process):
 
     def logprobs(self, prompt, count):
         """{id: log-probability} of the `count` most likely next tokens."""
-        fields = {"n_predict": 1, "temperature": 0, "n_probs": count, "cache_prompt": True, "ignore_eos": False}
+        fields = {"n_predict": 1, "temperature": 0, "n_probs": count, "cache_prompt": True}
         (token,) = json.load(self._completion(prompt, fields))["completion_probabilities"]
         return {top["id"]: top["logprob"] for top in token["top_logprobs"]}

@@ -6,22 +6,19 @@ import os
 
 import llama_cpp
 
-REPEATS = 2  # of each trial; the faster counts
+# What matters to every work: (setting, values), in the order of trying.
+CHOICES = [("threading", ["openmp", "threads"]), ("repack", [True, False]), ("load", ["mmap", "none"]),
+           ("flash_attn", ["on", "off"])]
 
 
-def choices(threads):
-    """What matters to every work: (setting, values) in the order of trying."""
-    return [("threading", ["openmp", "threads"]), ("repack", [True, False]), ("load", ["mmap", "none"]),
-            ("flash_attn", ["on", "off"]), ("threads", sorted({threads, max(1, threads // 2)}, reverse=True))]
-
-
-def tune(measure, start, to_try):
-    """`measure`: settings -> tokens a second. All settings tried with their speed, the fastest first."""
+def tune(measure, start, to_try, repeats):
+    """`measure`: settings -> tokens a second; of `repeats` the fastest counts. All that were tried with their speed, the
+    fastest first."""
     best, tried = start, {}
 
     def speed(settings):
         if settings not in tried:
-            tried[settings] = max(measure(settings) for _ in range(REPEATS))
+            tried[settings] = max(measure(settings) for _ in range(repeats))
         return tried[settings]
 
     for name, values in to_try:
