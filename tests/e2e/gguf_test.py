@@ -248,6 +248,7 @@ class GgufTest(unittest.TestCase):
                                  ({"topk_method": "group_limited_greedy", "n_group": 2}, "group_limited_greedy"),
                                  ({"rope_scaling": {**CONFIG["rope_scaling"], "mscale": 1.0}}, "mscale 1.0"),
                                  ({"rope_scaling": {**CONFIG["rope_scaling"], "mscale": 0, "mscale_all_dim": 0}}, "mscale 0"),
+                                 ({"rms_norm_eps": 1e-5}, "rms_norm_eps 1e-05"),
                                  ({"tie_word_embeddings": True}, "tie_word_embeddings")):
             with self.assertRaisesRegex(ValueError, message):
                 convert.check({**CONFIG, **changes})

@@ -21,6 +21,7 @@ from safetensors_file import Checkpoint  # noqa: E402
 
 ARCHITECTURE = "deepseek2"
 LITE_LAYERS = (26, 27)  # by these llama.cpp knows models without q_lora_rank
+INNER_NORM_EPS = 1e-6  # of q_a_layernorm and kv_a_layernorm, whatever config.json says
 GATING = {"softmax": 1, "sigmoid": 2}
 FILE_TYPES = {"f32": 0, "bf16": 32}
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # kinds of tokens
@@ -46,6 +47,9 @@ def check(config):
     if yarn and (not yarn["mscale_all_dim"] or yarn["mscale"] != yarn["mscale_all_dim"]):
         raise ValueError(f"rope_scaling: mscale {yarn['mscale']}, mscale_all_dim {yarn['mscale_all_dim']}: llama.cpp takes "
                          "them to be the same")
+    if config["rms_norm_eps"] != INNER_NORM_EPS:
+        raise ValueError(f"rms_norm_eps {config['rms_norm_eps']}: llama.cpp takes the norms inside attention, of {INNER_NORM_EPS}, "
+                         "to have the same")
     if config.get("tie_word_embeddings"):
         raise ValueError("tie_word_embeddings: not written here")
 
