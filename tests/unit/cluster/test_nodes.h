@@ -161,8 +161,17 @@ class TestNode {
     auto client = JoinClient::Start(std::move(options));
     EXPECT_TRUE(client.ok()) << client.status();
     client_ = *std::move(client);
+    absl::MutexLock lock(&mu_);
+    joined_ = client_.get();
+    joined_->StateChanged();  // commands may have come before
   }
-  ~TestNode() { client_.reset(); }
+  ~TestNode() {
+    {
+      absl::MutexLock lock(&mu_);
+      joined_ = nullptr;
+    }
+    client_.reset();
+  }
 
   const pb::NodeInfo& info() const { return info_; }
   JoinClient& client() { return *client_; }
@@ -192,11 +201,9 @@ class TestNode {
     return FromProto(state_.holds());
   }
   void Change(const std::function<void(pb::NodeState*)>& change) {
-    {
-      absl::MutexLock lock(&mu_);
-      change(&state_);
-    }
-    client_->StateChanged();
+    absl::MutexLock lock(&mu_);
+    change(&state_);
+    if (joined_ != nullptr) joined_->StateChanged();
   }
 
  private:
@@ -237,6 +244,7 @@ class TestNode {
   pb::NodeState state_;
   std::vector<std::string> seen_;
   pb::ExpertCommand command_;
+  JoinClient* joined_ = nullptr;  // under mu_; null while `client_` comes and goes
   std::unique_ptr<JoinClient> client_;
 };
 
