@@ -1,4 +1,5 @@
-"""Checkpoints written as GGUF for `./dev bench peers`: keys, names, shapes and values, read as the format says."""
+"""Checkpoints written as GGUF for `./dev bench peers`: keys, names, shapes and values, read as the format says; and what is
+computed from them as llama.cpp does it, against the goldens."""
 
 import json
 import os
@@ -7,6 +8,8 @@ import sys
 import tempfile
 import unittest
 
+import gguf_model
+import gguf_reader
 import numpy as np
 
 from support import main, paths
@@ -15,6 +18,7 @@ sys.path.insert(0, os.path.join(paths.SOURCE, "tools", "peers"))
 
 import convert  # noqa: E402
 import gguf_file  # noqa: E402
+from safetensors_file import Checkpoint  # noqa: E402
 
 HEADS, NOPE, ROPE, VALUE, RANK, HIDDEN, INNER, EXPERTS = 2, 4, 2, 3, 6, 8, 5, 3
 BLOCK = 2  # of FP8 scales
@@ -79,45 +83,14 @@ def write_checkpoint(folder, bits, dtype):
             json.dump(value, file)
 
 
-def read_gguf(path):
-    """({key: value}, {name: array}); bf16 as uint16."""
+def read_golden(path):
+    """{name: array} of a golden.safetensors."""
     with open(path, "rb") as file:
+        head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         data = file.read()
-    at = 0
-
-    def take(form):
-        nonlocal at
-        values = struct.unpack_from("<" + form, data, at)
-        at += struct.calcsize("<" + form)
-        return values if len(values) > 1 else values[0]
-
-    def text():
-        return take(f"{take('Q')}s").decode()
-
-    def value(kind):
-        if kind == 9:
-            element, count = take("IQ")
-            return [value(element) for _ in range(count)]
-        return text() if kind == 8 else take({4: "I", 5: "i", 6: "f", 7: "?"}[kind])
-
-    magic, version, num_tensors, num_keys = take("4sIQQ")
-    assert (magic, version) == (b"GGUF", 3)
-    keys = {}
-    for _ in range(num_keys):
-        name = text()
-        keys[name] = value(take("I"))
-    entries = {}
-    for _ in range(num_tensors):
-        name, count = text(), take("I")
-        sizes = [take("Q") for _ in range(count)]
-        entries[name] = (sizes[::-1], *take("IQ"))
-    begin = (at + 31) // 32 * 32
-    tensors = {}
-    for name, (shape, kind, offset) in entries.items():
-        assert offset % 32 == 0
-        dtype = {0: np.float32, 30: np.uint16}[kind]
-        tensors[name] = np.frombuffer(data, dtype, int(np.prod(shape)), begin + offset).reshape(shape)
-    return keys, tensors
+    dtypes = {"F32": np.float32, "I32": np.int32, "I64": np.int64}
+    return {name: np.frombuffer(data[slice(*entry["data_offsets"])], dtypes[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in head.items() if name != "__metadata__"}
 
 
 class GgufTest(unittest.TestCase):
@@ -130,7 +103,7 @@ class GgufTest(unittest.TestCase):
         write_checkpoint(self.folder, bits, dtype)
         path = os.path.join(self.folder, "out.gguf")
         convert.convert(self.folder, path)
-        return read_gguf(path)
+        return gguf_reader.read(path)
 
     @staticmethod
     def bf16_bits():
@@ -252,6 +225,37 @@ class GgufTest(unittest.TestCase):
                                  ({"tie_word_embeddings": True}, "tie_word_embeddings")):
             with self.assertRaisesRegex(ValueError, message):
                 convert.check({**CONFIG, **changes})
+
+
+class GoldenTest(unittest.TestCase):
+    """transformers' logits of the golden checkpoints (tools/golden/README.md), computed from the file."""
+
+    TOLERANCE = 2e-4  # of logits up to 14; transformers is 9e-5 off at most
+
+    def compare(self, preset, prompts=("p1", "p4")):
+        folder = os.path.join(paths.BUILD, "golden", preset)
+        golden = read_golden(os.path.join(folder, "golden.safetensors"))
+        with tempfile.TemporaryDirectory() as out:
+            path = os.path.join(out, "out.gguf")
+            convert.write(Checkpoint(os.path.join(folder, "checkpoint")), TOKENIZER, path)
+            model = gguf_model.Model(path)
+        for prompt in prompts:
+            logits = model.logits(golden[f"{prompt}.input_ids"])
+            np.testing.assert_allclose(logits[-1], golden[f"{prompt}.last_logits"], 0, self.TOLERANCE, f"{preset} {prompt}")
+            top = np.take_along_axis(logits, golden[f"{prompt}.top_ids"].astype(np.int64), -1)
+            np.testing.assert_allclose(top, golden[f"{prompt}.top_logits"], 0, self.TOLERANCE, f"{preset} {prompt}")
+
+    def test_v3(self):
+        self.compare("v3")
+
+    def test_v3_in_fp8_blocks(self):
+        self.compare("v3_fp8")
+
+    def test_v2_lite(self):
+        self.compare("v2_lite")
+
+    def test_kimi(self):
+        self.compare("kimi")
 
 
 if __name__ == "__main__":

@@ -95,9 +95,9 @@ def first(ids):
     return ids[0] if isinstance(ids, list) else ids
 
 
-def tokenizer_keys(checkpoint):
-    file = checkpoint.json("tokenizer.json")
-    size = checkpoint.config["vocab_size"]
+def tokenizer_keys(config, file):
+    """`file`: tokenizer.json."""
+    size = config["vocab_size"]
     tokens, kinds = [f"[PAD{i}]" for i in range(size)], [UNUSED] * size
     for text, token in file["model"]["vocab"].items():
         tokens[token], kinds[token] = text, NORMAL
@@ -107,7 +107,7 @@ def tokenizer_keys(checkpoint):
     keys = [("model", STRING, "gpt2"), ("pre", STRING, "deepseek-v3"), ("tokens", STRING, tokens), ("token_type", I32, kinds),
             ("merges", STRING, merges), ("add_bos_token", BOOL, False)]
     for name in ("bos", "eos"):
-        if (token := first(checkpoint.config.get(f"{name}_token_id"))) is not None:
+        if (token := first(config.get(f"{name}_token_id"))) is not None:
             keys.append((f"{name}_token_id", U32, token))
     return [("tokenizer.ggml." + name, kind, value) for name, kind, value in keys]
 
@@ -176,17 +176,22 @@ class TensorList:
         self.add_ffn(source + "mlp.shared_experts.", target, "_shexp")
 
 
-def convert(folder, path):
-    checkpoint = Checkpoint(folder)
-    check(checkpoint.config)
+def write(checkpoint, tokenizer, path):
+    """`tokenizer`: tokenizer.json. Whether llama.cpp takes the model is not asked."""
     tensors = TensorList(checkpoint)
     tensors.add("token_embd", "model.embed_tokens.weight")
     tensors.add_float32("output_norm.weight", "model.norm.weight")
     tensors.add("output", "lm_head.weight")
     for layer in range(checkpoint.config["num_hidden_layers"]):
         tensors.add_layer(layer)
-    keys = scalars(checkpoint.config, checkpoint.exact_type) + tokenizer_keys(checkpoint)
+    keys = scalars(checkpoint.config, checkpoint.exact_type) + tokenizer_keys(checkpoint.config, tokenizer)
     gguf_file.write(path, keys, tensors.tensors)
+
+
+def convert(folder, path):
+    checkpoint = Checkpoint(folder)
+    check(checkpoint.config)
+    write(checkpoint, checkpoint.json("tokenizer.json"), path)
 
 
 def main():
