@@ -1,10 +1,12 @@
 """What `./dev bench peers` computes from what it measures; no llama.cpp is needed."""
 
+import argparse
 import dataclasses
 import os
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 from support import main, paths
 
@@ -69,6 +71,49 @@ class CompareTest(unittest.TestCase):
             self.assertAlmostEqual(row["ratio"], 4)
             self.assertAlmostEqual(row["atoll_share"], 1 / 3)
             self.assertAlmostEqual(row["llama_cpp_share"], 1 / 12)
+
+
+class RoundTest(unittest.TestCase):
+    """One round with both engines replaced: who runs when."""
+
+    def run_round(self, atoll_first):
+        order = []
+
+        def program(name, *arguments):
+            order.append(name)
+            row = {"tokens_per_s": 20.0, "gops": 300.0, "roof_gops": 900.0, "bytes_per_token": 2e9, "read_gbps": 40.0}
+            counts = {"roof": ("threads", [2]), "decode": ("batch", [1, 16]), "prefill": ("tokens", [64, 128, 512])}
+            what, values = counts[name]
+            return [row | {what: value} for value in values]
+
+        def llama(work, speed):
+            def measure(*_):
+                order.append(work)
+                return speed
+            return measure
+
+        flags = argparse.Namespace(threads=2, tokens=4, lengths=[128, 512])
+        with mock.patch.object(peers, "program", program), \
+             mock.patch.object(peers.gguf_file, "active_bytes", lambda path: 1e9), \
+             mock.patch.object(llama_cpp, "decode", llama("llama decode", 5.0)), \
+             mock.patch.object(llama_cpp, "streams", llama("llama streams", 10.0)), \
+             mock.patch.object(llama_cpp, "prefill", llama("llama prompt", {128: 4.0, 512: 2.0})):
+            settings = dict.fromkeys(peers.llama_works("", 4, flags.lengths), START)
+            return order, peers.measure_round("", "", "q8", settings, flags, atoll_first)
+
+    def test_turns_of_each_kind_of_work_with_the_roof_around_them(self):
+        llama_decode, llama_prompts = ["llama decode", "llama streams"], ["llama prompt"] * 2
+        order, _ = self.run_round(True)
+        self.assertEqual(order, ["roof", "decode", "roof", *llama_decode, "roof", "roof", "prefill", "roof", *llama_prompts, "roof"])
+        order, _ = self.run_round(False)
+        self.assertEqual(order, ["roof", *llama_decode, "roof", "decode", "roof", "roof", *llama_prompts, "roof", "prefill", "roof"])
+
+    def test_each_kind_of_work_has_its_ratio(self):
+        _, rows = self.run_round(True)
+        self.assertEqual({work: row["ratio"] for work, row in rows.items()},
+                         {"decode": 4.0, "16 streams": 2.0, "prompt 128": 5.0, "prompt 512": 10.0})
+        self.assertAlmostEqual(rows["decode"]["atoll_share"], 1.0)
+        self.assertAlmostEqual(rows["decode"]["llama_cpp_share"], 0.125)
 
 
 class MachineTest(unittest.TestCase):
