@@ -1,4 +1,8 @@
-"""Every benchmark runs and prints its line of JSON; what it measures is for docs/benchmarks.md."""
+"""Every benchmark runs and prints its line of JSON; what it measures is for docs/benchmarks.md.
+
+Not peers.py, for which llama.cpp is built for a quarter of an hour: gguf_test.py has what it converts, peers_test.py what it
+computes.
+"""
 
 import json
 import os

@@ -122,7 +122,11 @@ class Serve(Process):
 
     def __init__(self, model=paths.DEMO_MODEL, flags=()):
         super().__init__([paths.binary("atoll"), "serve", "--model", model, "--listen", "127.0.0.1:0", *flags])
-        self._address = wait_until(self._find_address, START_TIMEOUT_S, "atoll serve")
+        try:
+            self._address = wait_until(self._find_address, START_TIMEOUT_S, "atoll serve")
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
 
     def _find_address(self):
         if self.process.poll() is not None:
