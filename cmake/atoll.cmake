@@ -4,6 +4,10 @@
 #   atoll_test(NAME SRCS x_test.cc DEPS x [LABELS l])      registers every TEST with CTest
 #   atoll_fuzz(NAME SRCS x_fuzz.cc DEPS x)                 a libFuzzer target, part of the target `fuzz`
 set(ATOLL_WARNINGS -Wall -Wextra -Werror -Wno-sign-compare -Wno-missing-field-initializers)
+if(CMAKE_CXX_COMPILER_ID STREQUAL Clang)
+  # Absl's annotations on local variables, and what libstdc++'s own std::stable_sort calls.
+  list(APPEND ATOLL_WARNINGS -Wno-ignored-attributes -Wno-deprecated-declarations)
+endif()
 # Sums are written down, operation by operation: the compiler may not contract or reorder them.
 set(ATOLL_FLAGS -ffp-contract=off -fno-math-errno)
 

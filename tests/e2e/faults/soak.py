@@ -183,8 +183,8 @@ def report(soak, ledger, longest, seconds):
         bound = f"{1000 * BOUNDS[label]:.0f}" if label in BOUNDS else "sums"
         print(f"{label:<22}{count or '':>7}{gap:>16}{bound:>10}")
     print(f"{sum(soak.counts.values())} faults in {seconds:.0f} s; {ledger.requests} requests, {ledger.tokens} tokens, "
-          f"{ledger.resumed} resumed, {ledger.hung_up} hung up; lost {ledger.lost}, doubled {ledger.doubled}, different "
-          f"{ledger.different}")
+          f"{ledger.resumed} resumed, {ledger.hung_up} hung up; {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}; "
+          f"lost {ledger.lost}, doubled {ledger.doubled}, different {ledger.different}")
 
 
 def soak_over(cluster, load, ledger, arguments):
@@ -217,6 +217,7 @@ def parse(arguments):
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing is left running
     namespaces = enter(required=False)
     arguments = parse(sys.argv[1:])
     model = os.path.join(paths.BUILD, "golden", arguments.preset, "checkpoint") if arguments.preset else DEMO
