@@ -2,7 +2,12 @@
 #   atoll_library(NAME SRCS a.cc b.cc DEPS x y)
 #   atoll_binary(NAME SRCS main.cc DEPS x)
 #   atoll_test(NAME SRCS x_test.cc DEPS x [LABELS l])      registers every TEST with CTest
+#   atoll_fuzz(NAME SRCS x_fuzz.cc DEPS x)                 a libFuzzer target, part of the target `fuzz`
 set(ATOLL_WARNINGS -Wall -Wextra -Werror -Wno-sign-compare -Wno-missing-field-initializers)
+if(CMAKE_CXX_COMPILER_ID STREQUAL Clang)
+  # Absl's annotations on local variables, and what libstdc++'s own std::stable_sort calls.
+  list(APPEND ATOLL_WARNINGS -Wno-ignored-attributes -Wno-deprecated-declarations)
+endif()
 # Sums are written down, operation by operation: the compiler may not contract or reorder them.
 set(ATOLL_FLAGS -ffp-contract=off -fno-math-errno)
 
@@ -14,7 +19,7 @@ function(_atoll_flags target)
     target_compile_options(${target} PUBLIC -fsanitize=${ATOLL_SANITIZE} -fno-sanitize=null,object-size
                            -fno-omit-frame-pointer)
     # GCC's flow analysis loses its way in instrumented code.
-    target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)
+    target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
     target_link_options(${target} PUBLIC -fsanitize=${ATOLL_SANITIZE})
   endif()
 endfunction()
@@ -60,4 +65,16 @@ function(atoll_test name)
   endif()
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 WORKING_DIRECTORY ${CMAKE_SOURCE_DIR}
                        PROPERTIES TIMEOUT 600 LABELS "${A_LABELS}")
+endfunction()
+
+function(atoll_fuzz name)
+  cmake_parse_arguments(A "" "" "SRCS;DEPS" ${ARGN})
+  add_executable(${name} ${A_SRCS})
+  target_link_libraries(${name} PRIVATE ${A_DEPS})
+  _atoll_flags(${name})
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  if(NOT TARGET fuzz)
+    add_custom_target(fuzz)
+  endif()
+  add_dependencies(fuzz ${name})
 endfunction()

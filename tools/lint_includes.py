@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Refuses an include across folders that the build has no arrow for.
 
-The arrows are the DEPS of atoll_library, atoll_objects, atoll_binary and atoll_test (cmake/atoll.cmake) in the CMakeLists.txt files. A
-source may include a header of another folder if its target links, directly or through others, a target that the header
-belongs to: the one with the .cc of the same name or, for a header alone, any with sources in that folder.
+The arrows are the DEPS of atoll_library, atoll_objects, atoll_binary, atoll_test and atoll_fuzz (cmake/atoll.cmake) in
+the CMakeLists.txt files. A source may include a header of another folder if its target links, directly or through
+others, a target that the header belongs to: the one with the .cc of the same name or, for a header alone, any with
+sources in that folder.
 """
 
 import collections
@@ -12,7 +13,7 @@ import re
 import subprocess
 import sys
 
-CALL = re.compile(r"^\s*atoll_(?:library|objects|binary|test)\(\s*(\w+)(.*?)\)", re.S | re.M)
+CALL = re.compile(r"^\s*atoll_(?:library|objects|binary|test|fuzz)\(\s*(\w+)(.*?)\)", re.S | re.M)
 LINK = re.compile(r"^\s*target_link_libraries\(\s*(\w+)\s+(?:PUBLIC|PRIVATE)\s+(.*?)\)", re.S | re.M)
 COMMENT = re.compile(r"#[^\n]*")
 SET = re.compile(r"^\s*(?:set\(\s*|list\(\s*APPEND\s+)(\w+)\s+(.*?)\)", re.S | re.M)

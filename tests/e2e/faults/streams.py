@@ -33,7 +33,7 @@ class Answer:
         self.tokens = []  # (time, router's address, id)
         self.first = None  # first message: seed and bias version
         self.last = None  # last message, with finish_reason and usage
-        self.breaks = []  # grpc.RpcError of each broken stream
+        self.breaks = []  # what broke each stream: grpc.RpcError, or ValueError of a channel that was cut
         self.error = None  # what ended it for good
 
     @property
@@ -81,6 +81,10 @@ class ResumingClient:
         if self._client is not None:
             self._client.__exit__()
 
+    def cut(self):
+        """From another thread: the connection goes, and the stream with it."""
+        self._client.__exit__()
+
     def run(self, request, answer):
         progress = time.monotonic()
         for attempt in itertools.count(1):
@@ -92,11 +96,11 @@ class ResumingClient:
                     return
                 answer.error = RuntimeError("the stream ended without a finish reason")
                 return
-            except grpc.RpcError as error:
+            except (grpc.RpcError, ValueError) as error:
                 answer.breaks.append(error)
                 if len(answer.tokens) > before:
                     progress = time.monotonic()
-                if error.code() not in GOES_ON or time.monotonic() - progress > PATIENCE_S:
+                if not _goes_on(error) or time.monotonic() - progress > PATIENCE_S:
                     answer.error = error
                     return
             self._current = (self._current + 1) % len(self._addresses)
@@ -215,6 +219,10 @@ class Streams:
                 f"{sum(len(answer.breaks) for answer in answers)} resumed; longest gap "
                 f"{1000 * self.longest_gap():.0f} ms (before the fault {1000 * longest:.0f}, "
                 f"median {1000 * median:.1f})")
+
+
+def _goes_on(error):
+    return isinstance(error, ValueError) or error.code() in GOES_ON
 
 
 def _describe(error):
