@@ -11,6 +11,7 @@
 #include "cluster/drain.h"
 #include "cluster/join_client.h"
 #include "cluster/link_acceptor.h"
+#include "cluster/link_metrics.h"
 #include "cluster/loop_thread.h"
 #include "cluster/node_info.h"
 #include "cluster/uptime.h"
@@ -46,6 +47,7 @@ class ExpertServerImpl : public ExpertServer {
   Status ListenForLinks();
   Status Serve();
   Status Join();
+  std::vector<metrics::Family> Metrics() const;
   cluster::pb::NodeState State() const;
   bool Ready() const { return !draining_ && store_->bytes_held() > 0; }
   void OnStoreChanged();
@@ -63,6 +65,7 @@ class ExpertServerImpl : public ExpertServer {
   std::atomic<bool> draining_{false};
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<ExpertStore> store_;
+  transport::LinkCounters link_counters_;
   cluster::LoopThread loop_;
   std::unique_ptr<ExpertEngine> engine_;             // on loop_
   std::unique_ptr<cluster::LinkAcceptor> acceptor_;  // on loop_
@@ -116,8 +119,8 @@ Status ExpertServerImpl::ListenForLinks() {
       acceptor_,
       cluster::LinkAcceptor::Listen(
           loop_.loop(), options_.node, cluster::IdentityOf(info_),
-          [engine = engine_.get()](const std::string& peer, std::unique_ptr<transport::Link> link) {
-            engine->AddLink(peer, std::move(link));
+          [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
+            engine_->AddLink(peer, transport::CountLink(std::move(link), &link_counters_));
           }));
   return absl::OkStatus();
 }
@@ -147,7 +150,7 @@ Status ExpertServerImpl::Serve() {
   if (!options_.node.metrics_listen.empty()) {
     ATL_ASSIGN_OR_RETURN(metrics_,
                          metrics::MetricsServer::Start(options_.node.metrics_listen, [this] {
-                           return ExpertMetrics(*store_, engine_->stats());
+                           return Metrics();
                          }));
     addresses_.metrics = metrics_->address();
   }
@@ -174,6 +177,12 @@ Status ExpertServerImpl::Join() {
   OnStoreChanged();  // what was loaded before `serving_` was seen
   LogInfo("expert node '%s' serves %s on %s", info_.name(), checkpoint_->name(), addresses_.grpc);
   return absl::OkStatus();
+}
+
+std::vector<metrics::Family> ExpertServerImpl::Metrics() const {
+  std::vector<metrics::Family> all = ExpertMetrics(*store_, engine_->stats());
+  metrics::Append(cluster::LinkMetrics({{"caller", &link_counters_}}), &all);
+  return all;
 }
 
 cluster::pb::NodeState ExpertServerImpl::State() const {
