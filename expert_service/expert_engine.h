@@ -27,7 +27,7 @@ struct EngineStats {  // atomics inside; readable from any thread
 
   explicit EngineStats(int64_t num_layers) : layers(num_layers) {}
 
-  std::vector<Layer> layers;  // dense ones stay at 0
+  std::vector<Layer> layers;                             // dense ones stay at 0
   metrics::Histogram batch_rows{metrics::kCountBounds};  // pairs computed together
   metrics::Histogram batch_seconds{metrics::kSecondsBounds};
   metrics::Histogram queue_seconds{metrics::kSecondsBounds};  // of work, until it is computed

@@ -115,13 +115,13 @@ Status ExpertServerImpl::ListenForLinks() {
                        kernels::MakeKernelContext(isa, pool_.get()));
   engine_ = std::make_unique<ExpertEngine>(loop_.loop(), context, checkpoint_->config(), profile_,
                                            store_.get(), EngineOptions{.merge = options_.merge});
-  ATL_ASSIGN_OR_RETURN(
-      acceptor_,
-      cluster::LinkAcceptor::Listen(
-          loop_.loop(), options_.node, cluster::IdentityOf(info_),
-          [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
-            engine_->AddLink(peer, transport::CountLink(std::move(link), &link_counters_));
-          }));
+  ATL_ASSIGN_OR_RETURN(acceptor_,
+                       cluster::LinkAcceptor::Listen(
+                           loop_.loop(), options_.node, cluster::IdentityOf(info_),
+                           [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
+                             engine_->AddLink(
+                                 peer, transport::CountLink(std::move(link), &link_counters_));
+                           }));
   return absl::OkStatus();
 }
 
@@ -148,10 +148,8 @@ Status ExpertServerImpl::Serve() {
                 .data = acceptor_->data_address(),
                 .health = server_->health_address()};
   if (!options_.node.metrics_listen.empty()) {
-    ATL_ASSIGN_OR_RETURN(metrics_,
-                         metrics::MetricsServer::Start(options_.node.metrics_listen, [this] {
-                           return Metrics();
-                         }));
+    ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options_.node.metrics_listen,
+                                                                 [this] { return Metrics(); }));
     addresses_.metrics = metrics_->address();
   }
   return absl::OkStatus();

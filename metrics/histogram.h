@@ -23,7 +23,8 @@ inline constexpr std::array<double, 17> kCountBounds = {
 
 // What a histogram holds.
 struct Distribution {
-  std::vector<double> bounds;    // ascending, each inclusive; what is larger than the last comes after
+  std::vector<double>
+      bounds;  // ascending, each inclusive; what is larger than the last comes after
   std::vector<uint64_t> counts;  // [bounds + 1], each bucket by itself
   double sum = 0;
 

@@ -154,8 +154,7 @@ Status RouterServerImpl::MakeDispatch() {
       cluster::LinkConnector::Callbacks{
           .on_link =
               [this](const std::string& node, std::unique_ptr<transport::Link> link) {
-                dispatcher_->AddLink(node,
-                                     transport::CountLink(std::move(link), &expert_links_));
+                dispatcher_->AddLink(node, transport::CountLink(std::move(link), &expert_links_));
               },
           .on_gone = [this](const std::string& node) { dispatcher_->RemoveLink(node); }});
   dispatcher_->OnLinkClosed([this](const cluster::NodeName& node, const Status& why) {
@@ -205,10 +204,8 @@ Status RouterServerImpl::Serve() {
                 .data = acceptor_->data_address(),
                 .health = server_->health_address()};
   if (!options_.node.metrics_listen.empty()) {
-    ATL_ASSIGN_OR_RETURN(metrics_,
-                         metrics::MetricsServer::Start(options_.node.metrics_listen, [this] {
-                           return Metrics();
-                         }));
+    ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options_.node.metrics_listen,
+                                                                 [this] { return Metrics(); }));
     addresses_.metrics = metrics_->address();
   }
   return absl::OkStatus();

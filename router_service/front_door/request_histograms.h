@@ -12,7 +12,8 @@ struct RequestHistograms {
   Histogram first_token_seconds{metrics::kSecondsBounds};  // from arrival (TTFT)
   Histogram inter_token_seconds{metrics::kSecondsBounds};  // each token after its first (ITL)
   // Of requests that are answered:
-  Histogram token_seconds{metrics::kSecondsBounds};  // mean of the gaps, with 2 tokens or more (TPOT)
+  Histogram token_seconds{
+      metrics::kSecondsBounds};  // mean of the gaps, with 2 tokens or more (TPOT)
   Histogram request_seconds{metrics::kSecondsBounds};  // from arrival
   Histogram prompt_tokens{metrics::kCountBounds};
   Histogram generated_tokens{metrics::kCountBounds};  // without those resumed from

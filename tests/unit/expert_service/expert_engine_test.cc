@@ -252,11 +252,12 @@ TEST_P(ExpertEngineTest, ExpertsAreToldOneByOneUpToABound) {
   const metrics::Family rows = find(each, "atoll_expert_held_rows_total");
   EXPECT_EQ(rows.samples.size(), 32u);
   EXPECT_EQ(SumOf(each, rows.name), kPairs.size());
-  EXPECT_EQ(rows.samples[0].labels, (decltype(rows.samples[0].labels){{"layer", "2"},
-                                                                      {"expert", "0"}}));
+  EXPECT_EQ(rows.samples[0].labels,
+            (decltype(rows.samples[0].labels){{"layer", "2"}, {"expert", "0"}}));
   EXPECT_EQ(rows.samples[0].value, 2);
   EXPECT_NEAR(SumOf(each, "atoll_expert_held_busy_seconds_total"),
-              SumOf(each, "atoll_expert_busy_seconds_total"), 1e-7) << "but for rounding to ns";
+              SumOf(each, "atoll_expert_busy_seconds_total"), 1e-7)
+      << "but for rounding to ns";
   const auto layers = ExpertMetrics(*store_, engine_->stats(), /*max_series=*/31);
   EXPECT_TRUE(find(layers, "atoll_expert_held_rows_total").samples.empty());
   EXPECT_TRUE(find(layers, "atoll_expert_held_busy_seconds_total").samples.empty());
