@@ -53,5 +53,5 @@ def check(gates, figures):
 
 
 def problems(rows):
-    return [f"gate {name}: {MEANINGS[name][0]} {'nothing' if found is None else format(found, '.4g')}, expected at "
+    return [f"gate {name}: {MEANINGS[name][0]} {'nothing' if found is None else format(found, '.6g')}, expected at "
             f"{MEANINGS[name][1]} {bound:g}" for name, bound, found, kept in rows if not kept]

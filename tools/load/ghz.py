@@ -3,6 +3,7 @@
 import collections
 import datetime
 import json
+import math
 import os
 import subprocess
 
@@ -75,4 +76,4 @@ def statuses(calls):
 def quantile(values, share):
     """The smallest value that so many of the values do not exceed; None without values."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+    return ordered[max(math.ceil(share * len(ordered)), 1) - 1] if ordered else None

@@ -18,9 +18,7 @@ ended; --address names one that is there instead.
 
 import argparse
 import os
-import re
 import shlex
-import subprocess
 import sys
 import tempfile
 
@@ -108,10 +106,7 @@ def target_of(nodes, kind):
 
 
 def conditions_of(arguments, target):
-    ghz_version = subprocess.run([ghz.BINARY, "--version"], capture_output=True, text=True, check=False)
-    command = ["./dev", "load", *sys.argv[1:]]
-    rows = [("command", shlex.join(command)), ("machine", report.machine()),
-            ("ghz", re.sub(r"\s+", " ", ghz_version.stdout + ghz_version.stderr).strip())]
+    rows = [("command", shlex.join(["./dev", "load", *sys.argv[1:]])), ("machine", report.machine())]
     if arguments.address:
         return rows + [("server", target.address)]
     rows.append(("cluster", f"{arguments.routers} routers, {arguments.attention} attention nodes, {arguments.experts} "

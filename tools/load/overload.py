@@ -112,8 +112,13 @@ class Phases:
 
 
 def pace(served):
-    """Mean seconds of requests, without those that they waited."""
-    return served.histogram("atoll_router_request_seconds").mean - served.histogram("atoll_router_queue_seconds").mean
+    """Mean seconds of requests, without those that they waited; None: there were none."""
+    whole, queued = (served.histogram(f"atoll_router_{name}_seconds") for name in ("request", "queue"))
+    return whole.mean - queued.mean if whole.count and queued.count else None
+
+
+def ratio(value, base):
+    return value / base if value is not None and base else None
 
 
 def figures_of(phases):
@@ -129,7 +134,7 @@ def figures_of(phases):
         "refused_p99_ms": ghz.quantile([1000 * c.seconds for c in refused], 0.99),
         "retry_after_ms": min((1000 * delay for _, delay in phases.refusals), default=None),
         "good_ratio": len(during) / phases.end_s / phases.capacity,
-        "pace_ratio": pace(phases.served) / pace(phases.served_at_capacity),
+        "pace_ratio": ratio(pace(phases.served), pace(phases.served_at_capacity)),
         "recovery_ms": max([0.0] + [1000 * (c.begin - phases.end_s) for c in refused]),
     }
     if accepted:

@@ -15,7 +15,9 @@ th{background:#f3f4f6}td:first-child,th:first-child{text-align:left}svg{max-widt
 def cell(value):
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def machine():
