@@ -257,36 +257,48 @@ bool Engine::StepOnce() {
   const auto refuse = [this](std::unique_ptr<Sequence> sequence, Status status) {
     End(std::move(sequence), status);
   };
+  StepTimer timer(&stats_.step);
   if (!scheduler_.Plan(&step_, refuse)) return false;
   const absl::Time began = absl::Now();
   PlanLogits();
   hidden_.resize(hidden_rows_.size() * weights_->config.hidden_size);
+  timer.EndOf(StepPart::kPlan);
+  const int64_t experts_ns = runner_.experts_ns();
   const Status status =
       runner_.Run(step_.rows, step_.block_tables, step_.bias_version, hidden_rows_, hidden_.data());
+  timer.EndOfLayers(runner_.experts_ns() - experts_ns);
   ++stats_.steps;
   stats_.dispatched_rows =
       runner_.dispatched_rows();  // before anybody is told of the step's tokens
   if (!status.ok()) {
     for (const Step::Part& part : step_.parts)
       End(scheduler_.Remove(part.sequence->sequence_id), status);
+    timer.EndOfStep();
     return true;
   }
   FinishStep();
+  timer.EndOf(StepPart::kSample);
   if (drafter_ != nullptr) {
     drafter_->Draft(step_, hidden_.data(), absl::Now() - began);
     stats_.dispatched_rows = runner_.dispatched_rows();
+    timer.EndOf(StepPart::kDraft);
   }
+  timer.EndOfStep();
   return true;
 }
 
 // Counts the step's rows and tells which of them lead to tokens or prompt logprobs.
 void Engine::PlanLogits() {
+  stats_.step.rows.Record(static_cast<double>(step_.rows.size()));
+  stats_.step.sequences.Record(static_cast<double>(step_.parts.size()));
   logit_rows_.clear();
   for (const Step::Part& part : step_.parts) {
     Sequence* s = part.sequence;
     if (!s->started) {
       s->started = true;
       s->first_step = absl::Now();
+      stats_.step.queue_seconds.Record(absl::ToDoubleSeconds(s->first_step - s->arrived));
+      stats_.prompt_tokens += s->prompt_size;
       stats_.cached_tokens += s->cached_prompt_tokens;
     }
     for (int64_t i = 0; i < part.num_rows; ++i) {

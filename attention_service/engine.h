@@ -16,6 +16,7 @@
 #include "attention_service/latent_cache.h"
 #include "attention_service/model_runner.h"
 #include "attention_service/scheduler.h"
+#include "attention_service/step_histograms.h"
 #include "transport/event_loop.h"
 
 namespace atl::attention {
@@ -30,6 +31,8 @@ struct EngineStats {
   std::atomic<uint64_t> dispatched_rows{0};
   // Guesses computed along with steps, and those of them that were the token sampled.
   std::atomic<uint64_t> drafted_tokens{0}, accepted_tokens{0};
+  std::atomic<uint64_t> prompt_tokens{0};  // of sequences that have begun
+  StepHistograms step;
 };
 
 // Options with what was left open filled in from the model. InvalidArgument if the cache cannot

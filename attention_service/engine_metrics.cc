@@ -4,7 +4,15 @@ namespace atl::attention {
 
 std::vector<metrics::Family> EngineMetrics(const EngineStats& s) {
   using metrics::Counter;
+  using metrics::DistributionOf;
   using metrics::Gauge;
+  metrics::Family parts{.name = "atoll_attention_step_part_seconds_total",
+                        .help = "Time of the steps, by what it was spent on.",
+                        .counter = true};
+  for (size_t i = 0; i < kStepPartNames.size(); ++i) {
+    parts.samples.push_back({.labels = {{"part", kStepPartNames[i]}},
+                             .value = static_cast<double>(s.step.part_ns[i].load()) * 1e-9});
+  }
   const double total = s.blocks_total, used = s.blocks_used, cached = s.blocks_cached;
   return {
       Gauge("atoll_attention_running_sequences", "Sequences in the steps.", s.running),
@@ -19,12 +27,22 @@ std::vector<metrics::Family> EngineMetrics(const EngineStats& s) {
             static_cast<double>(s.block_bytes)),
       Counter("atoll_attention_steps_total", "Steps through all layers.",
               static_cast<double>(s.steps)),
+      DistributionOf("atoll_attention_step_seconds", "Time of each step.", s.step.seconds),
+      DistributionOf("atoll_attention_step_rows", "Rows of each step: tokens computed together.",
+                     s.step.rows),
+      DistributionOf("atoll_attention_step_sequences", "Sequences of each step.", s.step.sequences),
+      parts,
+      DistributionOf("atoll_attention_queue_seconds",
+                     "Time that a sequence waited at this node until its first step.",
+                     s.step.queue_seconds),
       Counter("atoll_attention_prefill_tokens_total", "Prompt tokens computed.",
               static_cast<double>(s.prefill_tokens)),
       Counter("atoll_attention_decode_tokens_total",
               "Tokens computed one a step, and guesses that were right.",
               static_cast<double>(s.decode_tokens)),
-      Counter("atoll_attention_cached_tokens_total", "Prompt tokens that the prefix cache had.",
+      Counter("atoll_attention_prompt_tokens_total", "Prompt tokens of sequences that have begun.",
+              static_cast<double>(s.prompt_tokens)),
+      Counter("atoll_attention_cached_tokens_total", "Of these, found in the prefix cache.",
               static_cast<double>(s.cached_tokens)),
       Counter("atoll_attention_preemptions_total",
               "Sequences that gave their blocks back to run again later.",

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "kernels/elementwise.h"
 #include "kernels/ffn.h"
+#include "metrics/histogram.h"
 #include "weights/load_packed.h"
 
 namespace atl::attention {
@@ -159,7 +160,9 @@ void ModelRunner::StartFfn(int64_t layer, uint64_t bias_version, absl::Time dead
     std::memcpy(call.x.data(), mb->x.data(), n * d * sizeof(float));
   }
   dispatched_rows_ += n;
+  const int64_t began_ns = metrics::MonotonicNs();
   mb->call_id = fabric_->Submit(std::move(call));
+  experts_ns_ += metrics::MonotonicNs() - began_ns;
   mb->waiting = true;
 }
 
@@ -167,7 +170,10 @@ Status ModelRunner::FinishFfn(MicroBatch* mb) {
   if (!mb->waiting) return absl::OkStatus();
   mb->waiting = false;
   Buffer y;
-  ATL_RETURN_IF_ERROR(fabric_->Wait(mb->call_id, &y));
+  const int64_t began_ns = metrics::MonotonicNs();
+  const Status waited = fabric_->Wait(mb->call_id, &y);
+  experts_ns_ += metrics::MonotonicNs() - began_ns;
+  if (!waited.ok()) return waited;
   const int64_t values = mb->n * weights_->config.hidden_size;
   if (weights_->profile.wire == DType::kBf16) {
     kernels::Bf16ToF32Range(ctx_, y.as<Bf16>(), values, mb->out.data());

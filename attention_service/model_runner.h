@@ -61,6 +61,8 @@ class ModelRunner {
                std::span<const std::span<const BlockId>> block_tables, const float* previous);
 
   uint64_t dispatched_rows() const { return dispatched_rows_; }
+  // Time spent in the fabric so far: handing rows over and waiting.
+  int64_t experts_ns() const { return experts_ns_; }
 
   // Tests: the residual stream [rows, D] that enters each layer, and what leaves the last (layer
   // L).
@@ -97,6 +99,7 @@ class ModelRunner {
   const kernels::MlaShape shape_;
   std::vector<std::unique_ptr<MicroBatch>> micro_batches_;
   uint64_t dispatched_rows_ = 0;
+  int64_t experts_ns_ = 0;
   std::function<void(int64_t, const float*, int64_t)> hidden_hook_;
 };
 

@@ -21,11 +21,13 @@
 #include "cluster/join_client.h"
 #include "cluster/link_acceptor.h"
 #include "cluster/link_connector.h"
+#include "cluster/link_metrics.h"
 #include "cluster/node_info.h"
 #include "cluster/uptime.h"
 #include "kernels/context.h"
 #include "metrics/metrics_server.h"
 #include "model/checkpoint.h"
+#include "router_service/dispatch/dispatch_metrics.h"
 #include "router_service/dispatch/dispatcher.h"
 #include "router_service/dispatch/gate_weights.h"
 #include "router_service/dispatch/inline_fabric.h"
@@ -53,6 +55,7 @@ class AttentionServerImpl : public AttentionServer {
   Status MakeFabric();
   Status Serve();
   Status Join();
+  std::vector<metrics::Family> Metrics() const;
   pb::NodeState State() const;
   // On the loop: what the routers list.
   void OnView(const cluster::NodeList& nodes);
@@ -74,6 +77,8 @@ class AttentionServerImpl : public AttentionServer {
   std::atomic<bool> draining_{false};
   std::unique_ptr<ThreadPool> pool_;
   kernels::KernelContext ctx_;
+
+  transport::LinkCounters link_counters_;
 
   // On the loop, which the engine's thread runs.
   transport::EventLoop loop_;
@@ -146,7 +151,7 @@ Status AttentionServerImpl::MakeFabric() {
     dispatcher_->OnLinkClosed(closed);
     fabric_ = dispatch::MakeInlineFabric(&loop_, dispatcher_.get());
     callbacks.on_link = [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
-      dispatcher_->AddLink(peer, std::move(link));
+      dispatcher_->AddLink(peer, transport::CountLink(std::move(link), &link_counters_));
       ++links_;
       UpdateReady();
     };
@@ -161,7 +166,7 @@ Status AttentionServerImpl::MakeFabric() {
     remote_->OnLinkClosed(closed);
     fabric_ = std::move(remote);
     callbacks.on_link = [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
-      remote_->AddLink(peer, std::move(link));
+      remote_->AddLink(peer, transport::CountLink(std::move(link), &link_counters_));
       ++links_;
       UpdateReady();
     };
@@ -196,10 +201,8 @@ Status AttentionServerImpl::Serve() {
   info_.set_grpc_address(address);
   addresses_ = {.grpc = server_->address(), .health = server_->health_address()};
   if (!options_.node.metrics_listen.empty()) {
-    ATL_ASSIGN_OR_RETURN(metrics_,
-                         metrics::MetricsServer::Start(options_.node.metrics_listen, [this] {
-                           return EngineMetrics(engine_->stats());
-                         }));
+    ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options_.node.metrics_listen,
+                                                                 [this] { return Metrics(); }));
     addresses_.metrics = metrics_->address();
   }
   return absl::OkStatus();
@@ -217,6 +220,13 @@ Status AttentionServerImpl::Join() {
                                       },
                               }));
   return absl::OkStatus();
+}
+
+std::vector<metrics::Family> AttentionServerImpl::Metrics() const {
+  std::vector<metrics::Family> all = EngineMetrics(engine_->stats());
+  if (inlined()) metrics::Append(dispatch::DispatchMetrics(*dispatcher_), &all);
+  metrics::Append(cluster::LinkMetrics({{inlined() ? "expert" : "router", &link_counters_}}), &all);
+  return all;
 }
 
 pb::NodeState AttentionServerImpl::State() const {

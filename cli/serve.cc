@@ -101,12 +101,9 @@ class ServeProcessImpl : public ServeProcess {
  private:
   std::vector<metrics::Family> Metrics() const {
     std::vector<metrics::Family> all = router::RouterMetrics(*front_door_, *stack_->dispatcher());
-    for (auto&& family : attention::EngineMetrics(stack_->engine()->stats()))
-      all.push_back(std::move(family));
-    for (auto&& family :
-         expert::ExpertMetrics(stack_->store(0), stack_->expert_engine(0)->stats())) {
-      all.push_back(std::move(family));
-    }
+    metrics::Append(attention::EngineMetrics(stack_->engine()->stats()), &all);
+    metrics::Append(expert::ExpertMetrics(stack_->store(0), stack_->expert_engine(0)->stats()),
+                    &all);
     return all;
   }
 

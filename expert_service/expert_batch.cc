@@ -1,20 +1,13 @@
 #include "expert_service/expert_batch.h"
 
-#include <time.h>
-
 #include <algorithm>
 
 #include "kernels/elementwise.h"
+#include "metrics/histogram.h"
 #include "weights/load_packed.h"
 
 namespace atl::expert {
 namespace {
-
-int64_t MonotonicNs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
-}
 
 // First pair after `begin` of another expert.
 size_t EndOfExpert(std::span<const transport::WorkPair> pairs, size_t begin) {
@@ -53,11 +46,12 @@ void ExpertBatch::Clear() {
   found_ids_.clear();
 }
 
-void ExpertBatch::Compute(std::span<const BatchCall> calls) {
+int64_t ExpertBatch::Compute(std::span<const BatchCall> calls) {
   WidenRows(calls);
   PlacePairs(calls);
-  RunJobs(calls);
+  const int64_t spent_ns = RunJobs(calls);
   WriteOuts(calls);
+  return spent_ns;
 }
 
 float* ExpertBatch::Scratch(Buffer* buffer, int64_t floats) {
@@ -105,7 +99,7 @@ void ExpertBatch::PlacePairs(std::span<const BatchCall> calls) {
   }
 }
 
-void ExpertBatch::RunJobs(std::span<const BatchCall> calls) {
+int64_t ExpertBatch::RunJobs(std::span<const BatchCall> calls) {
   const int64_t num_pairs = static_cast<int64_t>(row_.size());
   const bool direct = calls.size() == 1 &&
                       calls[0].dtype == DType::kF32;  // the order of places is the order of pairs
@@ -123,16 +117,17 @@ void ExpertBatch::RunJobs(std::span<const BatchCall> calls) {
                      .out = out_ + begin_[expert] * hidden_size_,
                      .ldo = hidden_size_});
   }
-  const int64_t started = MonotonicNs();
+  const int64_t started = metrics::MonotonicNs();
   kernels::GroupedFfn(ctx_, jobs_, act_, wire_,
                       Scratch(&ffn_buffer_, kernels::GroupedFfnScratch(jobs_)));
-  const int64_t spent = MonotonicNs() - started;
+  const int64_t spent = metrics::MonotonicNs() - started;
   for (int32_t expert : found_ids_) {
     const int64_t m = begin_[expert + 1] - begin_[expert];
     found_[expert]->rows.fetch_add(m, std::memory_order_relaxed);
     found_[expert]->time_ns.fetch_add(spent * m / std::max<int64_t>(num_pairs, 1),
                                       std::memory_order_relaxed);
   }
+  return spent;
 }
 
 // From places to each call's order: an expert's pairs of one call lie side by side in both.

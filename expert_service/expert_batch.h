@@ -35,15 +35,16 @@ class ExpertBatch {
   // OK if every expert that `pairs` names is held; NotFound says which is not. What was found stays
   // alive until Clear.
   Status Find(int32_t layer, std::span<const transport::WorkPair> pairs);
-  // REQUIRES Find was OK for the pairs of every call.
-  void Compute(std::span<const BatchCall> calls);
+  // Returns the nanoseconds that the experts' products took. REQUIRES Find was OK for the pairs of
+  // every call.
+  int64_t Compute(std::span<const BatchCall> calls);
   // Forgets the experts found: the next batch may be of another layer.
   void Clear();
 
  private:
   void WidenRows(std::span<const BatchCall> calls);
   void PlacePairs(std::span<const BatchCall> calls);
-  void RunJobs(std::span<const BatchCall> calls);
+  int64_t RunJobs(std::span<const BatchCall> calls);
   void WriteOuts(std::span<const BatchCall> calls);
   // `count` outs from `place` on to the call's pairs from `first_pair` on.
   void WriteRun(const BatchCall& call, size_t first_pair, size_t count, int64_t place);

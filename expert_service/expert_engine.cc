@@ -31,6 +31,7 @@ struct ExpertEngine::State : std::enable_shared_from_this<ExpertEngine::State> {
     uint64_t peer_id = 0;
     Frame frame;
     absl::Time deadline;
+    int64_t arrived_ns = 0;
     Status refusal;  // not OK: its answer; it is not counted as queued
 
     int64_t pairs() const { return frame.header.pairs; }
@@ -47,6 +48,7 @@ struct ExpertEngine::State : std::enable_shared_from_this<ExpertEngine::State> {
                .num_experts = config.num_expert_ids(),
                .wire = profile.wire}),
         options(options_arg),
+        stats(shape.num_layers),
         batch(ctx, config, profile, store) {}
 
   void OnFrame(uint64_t peer_id, Frame frame);
@@ -57,6 +59,8 @@ struct ExpertEngine::State : std::enable_shared_from_this<ExpertEngine::State> {
   void TakeBatch();
   void RunBatch();
   void ComputeTaken();
+  // Computes calls of one layer, and counts.
+  void Compute(int32_t layer, std::span<const BatchCall> batch_calls);
   Status CheckReady(const Work& work);
   void Answer(const Work& work, FrameHeader header, Buffer payload);
   void AnswerError(const Work& work, const Status& error);
@@ -111,9 +115,7 @@ Status ExpertEngine::Compute(int32_t layer, int64_t rows, const float* x,
   const Status found = state_->batch.Find(layer, pairs);
   if (found.ok() && !pairs.empty()) {
     const BatchCall call = {.dtype = DType::kF32, .rows = rows, .x = x, .pairs = pairs, .out = out};
-    state_->batch.Compute({&call, 1});
-    state_->stats.calls.fetch_add(1, std::memory_order_relaxed);
-    state_->stats.rows.fetch_add(pairs.size(), std::memory_order_relaxed);
+    state_->Compute(layer, {&call, 1});
   }
   state_->batch.Clear();
   return found;
@@ -155,7 +157,10 @@ Status ExpertEngine::State::TakeWork(uint64_t peer_id, Frame frame) {
     return InvalidArgument("work of %d pairs: its outs are larger than a frame", header.pairs);
   }
   const absl::Time deadline = DeadlineOf(header);
-  Work work = {.peer_id = peer_id, .frame = std::move(frame), .deadline = deadline};
+  Work work = {.peer_id = peer_id,
+               .frame = std::move(frame),
+               .deadline = deadline,
+               .arrived_ns = metrics::MonotonicNs()};
   const int64_t queued = stats.queued_rows.load(std::memory_order_relaxed);
   if (queued > 0 && queued + work.pairs() > options.max_queued_rows) {
     work.refusal = ResourceExhausted("%d pairs are queued, no room for %d more (limit %d)", queued,
@@ -226,7 +231,20 @@ Status ExpertEngine::State::CheckReady(const Work& work) {
   return batch.Find(work.frame.header.layer, WorkPairs(work.frame));
 }
 
+void ExpertEngine::State::Compute(int32_t layer, std::span<const BatchCall> batch_calls) {
+  size_t pairs = 0;
+  for (const BatchCall& call : batch_calls) pairs += call.pairs.size();
+  const int64_t spent_ns = batch.Compute(batch_calls);
+  stats.batch_rows.Record(static_cast<double>(pairs));
+  stats.batch_seconds.Record(static_cast<double>(spent_ns) * 1e-9);
+  stats.layers[layer].rows.fetch_add(pairs, std::memory_order_relaxed);
+  stats.layers[layer].busy_ns.fetch_add(spent_ns, std::memory_order_relaxed);
+  stats.rows.fetch_add(pairs, std::memory_order_relaxed);
+  stats.calls.fetch_add(batch_calls.size(), std::memory_order_relaxed);
+}
+
 void ExpertEngine::State::ComputeTaken() {
+  const int64_t now_ns = metrics::MonotonicNs();
   calls.clear();
   outs.clear();
   for (const Work& work : taken) {
@@ -236,10 +254,9 @@ void ExpertEngine::State::ComputeTaken() {
                      .x = work.frame.payload.data(),
                      .pairs = WorkPairs(work.frame),
                      .out = outs.back().data()});
-    stats.rows.fetch_add(work.pairs(), std::memory_order_relaxed);
+    stats.queue_seconds.Record(static_cast<double>(now_ns - work.arrived_ns) * 1e-9);
   }
-  batch.Compute(calls);
-  stats.calls.fetch_add(taken.size(), std::memory_order_relaxed);
+  Compute(taken[0].frame.header.layer, calls);
   if (taken.size() > 1) stats.merged_calls.fetch_add(taken.size(), std::memory_order_relaxed);
   for (size_t i = 0; i < taken.size(); ++i) {
     FrameHeader header = taken[i].frame.header;

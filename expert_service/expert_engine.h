@@ -14,12 +14,23 @@
 #include "base/status.h"
 #include "expert_service/expert_store.h"
 #include "kernels/context.h"
+#include "metrics/histogram.h"
 #include "transport/event_loop.h"
 #include "transport/link.h"
 
 namespace atl::expert {
 
 struct EngineStats {  // atomics inside; readable from any thread
+  struct Layer {      // pairs computed, and the time of their products
+    std::atomic<uint64_t> rows{0}, busy_ns{0};
+  };
+
+  explicit EngineStats(int64_t num_layers) : layers(num_layers) {}
+
+  std::vector<Layer> layers;                             // dense ones stay at 0
+  metrics::Histogram batch_rows{metrics::kCountBounds};  // pairs computed together
+  metrics::Histogram batch_seconds{metrics::kSecondsBounds};
+  metrics::Histogram queue_seconds{metrics::kSecondsBounds};  // of work, until it is computed
   std::atomic<uint64_t> calls{0};
   std::atomic<uint64_t> rows{0};          // pairs computed
   std::atomic<uint64_t> merged_calls{0};  // calls computed together with another caller's

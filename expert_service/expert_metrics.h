@@ -9,7 +9,10 @@
 
 namespace atl::expert {
 
-// Rows are labelled by layer, not by expert: a model may have 15,000 of them.
-std::vector<metrics::Family> ExpertMetrics(const ExpertStore& store, const EngineStats& stats);
+// A model may have 15,000 experts: a node that holds more than this tells of layers alone.
+inline constexpr size_t kMaxExpertSeries = 512;
+
+std::vector<metrics::Family> ExpertMetrics(const ExpertStore& store, const EngineStats& stats,
+                                           size_t max_series = kMaxExpertSeries);
 
 }  // namespace atl::expert

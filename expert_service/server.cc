@@ -11,6 +11,7 @@
 #include "cluster/drain.h"
 #include "cluster/join_client.h"
 #include "cluster/link_acceptor.h"
+#include "cluster/link_metrics.h"
 #include "cluster/loop_thread.h"
 #include "cluster/node_info.h"
 #include "cluster/uptime.h"
@@ -46,6 +47,7 @@ class ExpertServerImpl : public ExpertServer {
   Status ListenForLinks();
   Status Serve();
   Status Join();
+  std::vector<metrics::Family> Metrics() const;
   cluster::pb::NodeState State() const;
   bool Ready() const { return !draining_ && store_->bytes_held() > 0; }
   void OnStoreChanged();
@@ -64,6 +66,7 @@ class ExpertServerImpl : public ExpertServer {
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<weights::PackedCache> packed_cache_;
   std::unique_ptr<ExpertStore> store_;
+  transport::LinkCounters link_counters_;
   cluster::LoopThread loop_;
   std::unique_ptr<ExpertEngine> engine_;             // on loop_
   std::unique_ptr<cluster::LinkAcceptor> acceptor_;  // on loop_
@@ -116,13 +119,13 @@ Status ExpertServerImpl::ListenForLinks() {
                        kernels::MakeKernelContext(isa, pool_.get()));
   engine_ = std::make_unique<ExpertEngine>(loop_.loop(), context, checkpoint_->config(), profile_,
                                            store_.get(), EngineOptions{.merge = options_.merge});
-  ATL_ASSIGN_OR_RETURN(
-      acceptor_,
-      cluster::LinkAcceptor::Listen(
-          loop_.loop(), options_.node, cluster::IdentityOf(info_),
-          [engine = engine_.get()](const std::string& peer, std::unique_ptr<transport::Link> link) {
-            engine->AddLink(peer, std::move(link));
-          }));
+  ATL_ASSIGN_OR_RETURN(acceptor_,
+                       cluster::LinkAcceptor::Listen(
+                           loop_.loop(), options_.node, cluster::IdentityOf(info_),
+                           [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
+                             engine_->AddLink(
+                                 peer, transport::CountLink(std::move(link), &link_counters_));
+                           }));
   return absl::OkStatus();
 }
 
@@ -149,10 +152,8 @@ Status ExpertServerImpl::Serve() {
                 .data = acceptor_->data_address(),
                 .health = server_->health_address()};
   if (!options_.node.metrics_listen.empty()) {
-    ATL_ASSIGN_OR_RETURN(metrics_,
-                         metrics::MetricsServer::Start(options_.node.metrics_listen, [this] {
-                           return ExpertMetrics(*store_, engine_->stats());
-                         }));
+    ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options_.node.metrics_listen,
+                                                                 [this] { return Metrics(); }));
     addresses_.metrics = metrics_->address();
   }
   return absl::OkStatus();
@@ -178,6 +179,12 @@ Status ExpertServerImpl::Join() {
   OnStoreChanged();  // what was loaded before `serving_` was seen
   LogInfo("expert node '%s' serves %s on %s", info_.name(), checkpoint_->name(), addresses_.grpc);
   return absl::OkStatus();
+}
+
+std::vector<metrics::Family> ExpertServerImpl::Metrics() const {
+  std::vector<metrics::Family> all = ExpertMetrics(*store_, engine_->stats());
+  metrics::Append(cluster::LinkMetrics({{"caller", &link_counters_}}), &all);
+  return all;
 }
 
 cluster::pb::NodeState ExpertServerImpl::State() const {

@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include <exception>
+#include <iterator>
+#include <limits>
 #include <thread>
 
 #include "absl/strings/str_format.h"
@@ -31,6 +33,11 @@ class Collector : public prometheus::Collectable {
     prometheus::MetricFamily out;
     out.name = family.name;
     out.help = family.help;
+    if (family.distribution) {
+      out.type = prometheus::MetricType::Histogram;
+      out.metric.push_back(Convert(*family.distribution));
+      return out;
+    }
     out.type = family.counter ? prometheus::MetricType::Counter : prometheus::MetricType::Gauge;
     for (const Family::Sample& sample : family.samples) {
       prometheus::ClientMetric metric;
@@ -39,6 +46,21 @@ class Collector : public prometheus::Collectable {
       out.metric.push_back(std::move(metric));
     }
     return out;
+  }
+
+  // Prometheus' buckets count all that is not larger than their bound.
+  static prometheus::ClientMetric Convert(const Distribution& distribution) {
+    prometheus::ClientMetric metric;
+    metric.histogram.sample_count = distribution.count();
+    metric.histogram.sample_sum = distribution.sum;
+    uint64_t cumulative = 0;
+    for (size_t i = 0; i < distribution.counts.size(); ++i) {
+      cumulative += distribution.counts[i];
+      const bool last = i == distribution.bounds.size();
+      metric.histogram.bucket.push_back(
+          {cumulative, last ? std::numeric_limits<double>::infinity() : distribution.bounds[i]});
+    }
+    return metric;
   }
 
   const metrics::Collect collect_;
@@ -105,6 +127,15 @@ Family Counter(std::string name, std::string help, double value) {
 
 Family Gauge(std::string name, std::string help, double value) {
   return {.name = std::move(name), .help = std::move(help), .samples = {{.value = value}}};
+}
+
+Family DistributionOf(std::string name, std::string help, const Histogram& histogram) {
+  return {.name = std::move(name), .help = std::move(help), .distribution = histogram.Read()};
+}
+
+void Append(std::vector<Family> more, std::vector<Family>* all) {
+  all->insert(all->end(), std::make_move_iterator(more.begin()),
+              std::make_move_iterator(more.end()));
 }
 
 StatusOr<std::unique_ptr<MetricsServer>> MetricsServer::Start(const std::string& listen,

@@ -3,11 +3,13 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/status.h"
+#include "metrics/histogram.h"
 
 namespace atl::metrics {
 
@@ -16,12 +18,13 @@ namespace atl::metrics {
 struct Family {
   std::string name;
   std::string help;
-  bool counter = false;  // else a gauge
+  bool counter = false;  // else a gauge, or with a distribution a histogram
   struct Sample {
     std::vector<std::pair<std::string, std::string>> labels;
     double value = 0;
   };
   std::vector<Sample> samples;
+  std::optional<Distribution> distribution;  // without samples
 };
 
 // Called for each scrape, on the server's own threads.
@@ -30,6 +33,10 @@ using Collect = std::function<std::vector<Family>()>;
 // A family of one unlabelled sample.
 Family Counter(std::string name, std::string help, double value);
 Family Gauge(std::string name, std::string help, double value);
+// A histogram: Prometheus adds _bucket, _sum and _count to its name.
+Family DistributionOf(std::string name, std::string help, const Histogram& histogram);
+// Puts `more` after `all`.
+void Append(std::vector<Family> more, std::vector<Family>* all);
 
 // Serves http://HOST:PORT/metrics until destroyed.
 class MetricsServer {

@@ -15,6 +15,7 @@
 #include "cluster/join_client.h"
 #include "cluster/link_acceptor.h"
 #include "cluster/link_connector.h"
+#include "cluster/link_metrics.h"
 #include "cluster/loop_thread.h"
 #include "cluster/node_info.h"
 #include "cluster/planner_thread.h"
@@ -54,6 +55,7 @@ class RouterServerImpl : public RouterServer {
   Status Serve();
   Status Join();
 
+  std::vector<metrics::Family> Metrics() const;
   cluster::pb::NodeState State() const;
   void AnnounceSelf();
   // On the thread that changed the view.
@@ -81,6 +83,8 @@ class RouterServerImpl : public RouterServer {
   absl::Mutex announce_mu_;  // announcements of this router reach the state in order
   std::unique_ptr<ThreadPool> pool_;
   cluster::ClusterState state_;
+
+  transport::LinkCounters expert_links_, attention_links_;
 
   // On the loop, made before it runs.
   Readiness readiness_;
@@ -150,7 +154,7 @@ Status RouterServerImpl::MakeDispatch() {
       cluster::LinkConnector::Callbacks{
           .on_link =
               [this](const std::string& node, std::unique_ptr<transport::Link> link) {
-                dispatcher_->AddLink(node, std::move(link));
+                dispatcher_->AddLink(node, transport::CountLink(std::move(link), &expert_links_));
               },
           .on_gone = [this](const std::string& node) { dispatcher_->RemoveLink(node); }});
   dispatcher_->OnLinkClosed([this](const cluster::NodeName& node, const Status& why) {
@@ -161,7 +165,8 @@ Status RouterServerImpl::MakeDispatch() {
                        cluster::LinkAcceptor::Listen(
                            loop, options_.node, self,
                            [this](const std::string& peer, std::unique_ptr<transport::Link> link) {
-                             dispatch_server_->AddLink(peer, std::move(link));
+                             dispatch_server_->AddLink(
+                                 peer, transport::CountLink(std::move(link), &attention_links_));
                            }));
   return absl::OkStatus();
 }
@@ -199,10 +204,8 @@ Status RouterServerImpl::Serve() {
                 .data = acceptor_->data_address(),
                 .health = server_->health_address()};
   if (!options_.node.metrics_listen.empty()) {
-    ATL_ASSIGN_OR_RETURN(metrics_,
-                         metrics::MetricsServer::Start(options_.node.metrics_listen, [this] {
-                           return RouterMetrics(*front_door_, *dispatcher_);
-                         }));
+    ATL_ASSIGN_OR_RETURN(metrics_, metrics::MetricsServer::Start(options_.node.metrics_listen,
+                                                                 [this] { return Metrics(); }));
     addresses_.metrics = metrics_->address();
   }
   return absl::OkStatus();
@@ -240,6 +243,13 @@ Status RouterServerImpl::Join() {
   }
   LogInfo("router '%s' serves %s on %s", info_.name(), checkpoint_->name(), addresses_.grpc);
   return absl::OkStatus();
+}
+
+std::vector<metrics::Family> RouterServerImpl::Metrics() const {
+  std::vector<metrics::Family> all = RouterMetrics(*front_door_, *dispatcher_);
+  metrics::Append(
+      cluster::LinkMetrics({{"expert", &expert_links_}, {"attention", &attention_links_}}), &all);
+  return all;
 }
 
 cluster::pb::NodeState RouterServerImpl::State() const {

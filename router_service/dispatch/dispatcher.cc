@@ -60,11 +60,16 @@ uint64_t Dispatcher::Submit(DispatchCall request, Done done) {
     done(bad);
     return id;
   }
+  const int64_t began_ns = metrics::MonotonicNs();
+  s.histograms.call_rows.Record(static_cast<double>(request.rows));
   const int32_t layer = request.layer;
   request.deadline = std::min(request.deadline, absl::Now() + s.options.call_timeout);
   const absl::Time deadline = request.deadline;
   auto routed = std::make_unique<RoutedCall>(std::move(request), s.config, s.profile);
-  routed->Gate(s.ctx, *s.gates);
+  {
+    const metrics::ScopedTime time(&s.histograms.gate_ns);
+    routed->Gate(s.ctx, *s.gates);
+  }
   if (s.route_hook) {
     bool replaced = false;
     s.route_hook(layer, routed->call().rows, routed->expert_ids(), routed->weights(), &replaced);
@@ -77,6 +82,7 @@ uint64_t Dispatcher::Submit(DispatchCall request, Done done) {
   State::Call& call = s.calls[id];
   call.routed = std::move(routed);
   call.done = std::move(done);
+  call.began_ns = began_ns;
   s.num_calls.fetch_add(1);
   s.submitted.fetch_add(1);
   call.deadline_timer = s.loop->RunAt(deadline, [&s, id] {
@@ -84,7 +90,7 @@ uint64_t Dispatcher::Submit(DispatchCall request, Done done) {
              absl::DeadlineExceededError("the experts did not answer within the call's deadline"));
   });
   if (pairs.empty()) {
-    s.Finish(id, call.routed->Combine(s.ctx));
+    s.Finish(id, s.Combine(*call.routed));
   } else {
     s.Send(id, pairs);
   }
@@ -106,7 +112,16 @@ void Dispatcher::State::Finish(uint64_t call_id, StatusOr<Buffer> y) {
   Call call = std::move(it->second);
   calls.erase(it);
   Forget(&call);
+  if (y.ok()) {
+    const auto ns = static_cast<double>(metrics::MonotonicNs() - call.began_ns);
+    histograms.call_seconds.Record(ns * 1e-9);
+  }
   call.done(std::move(y));
+}
+
+Buffer Dispatcher::State::Combine(const RoutedCall& routed) {
+  const metrics::ScopedTime time(&histograms.combine_ns);
+  return routed.Combine(ctx);
 }
 
 void Dispatcher::State::Forget(Call* call) {
@@ -155,6 +170,7 @@ void Dispatcher::OnLinkClosed(std::function<void(const cluster::NodeName&, const
 }
 
 const RouteCounters& Dispatcher::counters() const { return state_->counters; }
+const DispatchHistograms& Dispatcher::histograms() const { return state_->histograms; }
 int64_t Dispatcher::outstanding() const { return state_->num_calls.load(); }
 uint64_t Dispatcher::calls() const { return state_->submitted.load(); }
 uint64_t Dispatcher::retries() const { return state_->retries.load(); }

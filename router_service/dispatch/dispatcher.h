@@ -11,6 +11,7 @@
 #include "kernels/context.h"
 #include "model/config.h"
 #include "model/profile.h"
+#include "router_service/dispatch/dispatch_histograms.h"
 #include "router_service/dispatch/expert_fabric.h"
 #include "router_service/dispatch/gate_weights.h"
 #include "router_service/dispatch/route_counters.h"
@@ -68,6 +69,7 @@ class Dispatcher {
   void OnLinkClosed(std::function<void(const cluster::NodeName&, const Status&)> fn);
 
   const RouteCounters& counters() const;
+  const DispatchHistograms& histograms() const;
   // Calls in flight; calls so far; pieces of work sent a second time, hedges included; hedges. Any
   // thread.
   int64_t outstanding() const;

@@ -42,7 +42,7 @@ void Dispatcher::State::OnFrame(const cluster::NodeName& name, Frame frame) {
   // Progress: the coverage timeout counts from the next time that something waits.
   if (call.waiting.empty() && call.coverage_timer != 0)
     loop->CancelTimer(std::exchange(call.coverage_timer, 0));
-  if (call.routed->complete()) Finish(work.call_id, call.routed->Combine(ctx));
+  if (call.routed->complete()) Finish(work.call_id, Combine(*call.routed));
 }
 
 Status Dispatcher::State::CheckAnswer(const Work& work, const Frame& frame) const {

@@ -39,6 +39,7 @@ struct Dispatcher::State {
   struct Call {
     std::unique_ptr<RoutedCall> routed;
     Done done;
+    int64_t began_ns = 0;
     std::vector<int32_t> waiting;       // pairs that no live node takes now
     std::set<cluster::NodeName> avoid;  // answered that they cannot
     std::set<uint64_t> works;
@@ -57,6 +58,7 @@ struct Dispatcher::State {
   DispatcherOptions options;
   transport::PayloadShape shape;
   RouteCounters counters;
+  DispatchHistograms histograms;
   RouteHook route_hook;
   std::function<void(const cluster::NodeName&, const Status&)> on_link_closed;
 
@@ -77,6 +79,7 @@ struct Dispatcher::State {
   Status Check(const DispatchCall& request) const;
   // Ends the call: its timers, its outstanding work, then `done`.
   void Finish(uint64_t call_id, StatusOr<Buffer> y);
+  Buffer Combine(const RoutedCall& routed);
   void Forget(Call* call);
 
   // Giving out.

@@ -176,6 +176,7 @@ void RemoteFabric::State::CheckSilence(const Call& call) {
   const Status why = Unavailable("router %s gave no sign of life for %s", name,
                                  absl::FormatDuration(options.router_silence).c_str());
   LogWarning("link to %s closed: %s", name, why.ToString());
+  router.link->Close(why);
   LoseRouter(name);
   if (on_link_closed) on_link_closed(name, why);
 }

@@ -71,6 +71,8 @@ bool FrontDoor::WaitUntilIdle(absl::Duration timeout) const {
 
 FrontDoorStats FrontDoor::stats() const { return state_->sessions.stats(); }
 
+const RequestHistograms& FrontDoor::histograms() const { return state_->sessions.histograms(); }
+
 void FrontDoor::EndAll() {
   state_->sessions.StopAdmitting();
   state_->sessions.EndAll();

@@ -15,6 +15,7 @@
 #include "model/checkpoint.h"
 #include "model/profile.h"
 #include "router_service/front_door/attention_directory.h"
+#include "router_service/front_door/request_histograms.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -49,11 +50,7 @@ struct FrontDoorStats {
   std::map<absl::StatusCode, uint64_t> requests;  // ended or refused, by their status
   uint64_t prompt_tokens = 0;                     // of requests that had an answer, as are the rest
   uint64_t cached_prompt_tokens = 0;
-  uint64_t generated_tokens = 0;  // without those resumed from
-  uint64_t replays = 0;           // runs begun beyond the first of each request
-  uint64_t first_tokens = 0;
-  double queue_s = 0;  // sums over requests
-  double ttft_s = 0;   // over first_tokens
+  uint64_t replays = 0;  // runs begun beyond the first of each request
 };
 
 // Thread-safe. Owns the gRPC services InferenceService and ModelService.
@@ -74,6 +71,7 @@ class FrontDoor {
   // No request runs or waits; false where `timeout` passes first.
   bool WaitUntilIdle(absl::Duration timeout) const;
   FrontDoorStats stats() const;
+  const RequestHistograms& histograms() const;
   // Ends what still runs with UNAVAILABLE + RetryInfo.
   void EndAll();
 

@@ -67,6 +67,10 @@ class Session : public std::enable_shared_from_this<Session> {
   void TakeFirstResponse(atollpb::v1::RunResponse* response);
   // True if a token has ended the request (a stop string).
   bool TakeTokens(atollpb::v1::RunResponse* response);
+  // One new token has come.
+  void NoteToken(absl::Time now);
+  // The request is answered.
+  void NoteAnswer() const;
   void SendReady();
   void Finish(atollpb::v1::FinishReason reason);
   void FillFirst(atollpb::v1::GenerateStreamResponse* delta);

@@ -120,16 +120,41 @@ void Session::TakeFirstResponse(pb::RunResponse* response) {
   have_first_response_ = true;
   cached_prompt_tokens_ = response->cached_prompt_tokens();
   queued_ += absl::Seconds(response->queue_s());
+  sessions_->histograms_.queue_seconds.Record(absl::ToDoubleSeconds(queued_));
+}
+
+// Tokens that come together come 0 s apart.
+void Session::NoteToken(absl::Time now) {
+  RequestHistograms& histograms = sessions_->histograms_;
+  if (num_new_tokens() == 0) {
+    first_token_at_ = now;
+    histograms.first_token_seconds.Record(absl::ToDoubleSeconds(now - arrival_));
+  } else {
+    histograms.inter_token_seconds.Record(absl::ToDoubleSeconds(now - last_token_at_));
+  }
+  last_token_at_ = now;
+}
+
+void Session::NoteAnswer() const {
+  RequestHistograms& histograms = sessions_->histograms_;
+  const int n = num_new_tokens();
+  histograms.request_seconds.Record(absl::ToDoubleSeconds(scheduler_->Now() - arrival_));
+  histograms.prompt_tokens.Record(request_.start.prompt_ids_size());
+  histograms.generated_tokens.Record(n);
+  if (n > 1) {
+    histograms.token_seconds.Record(absl::ToDoubleSeconds(last_token_at_ - first_token_at_) /
+                                    (n - 1));
+  }
 }
 
 bool Session::TakeTokens(pb::RunResponse* response) {
   if (response->token_ids().empty()) return false;
-  last_token_at_ = scheduler_->Now();
-  if (num_new_tokens() == 0) first_token_at_ = last_token_at_;
-  stalled_since_ = last_token_at_;
+  const absl::Time now = scheduler_->Now();
+  stalled_since_ = now;
   troubles_.Clear();
   for (int i = 0; i < response->token_ids_size(); ++i) {
     const uint32_t id = response->token_ids(i);
+    NoteToken(now);
     request_.start.add_generated_ids(id);
     std::optional<pb::TokenLogprob> logprob;
     if (i < response->logprobs_size()) logprob = std::move(*response->mutable_logprobs(i));
@@ -166,6 +191,7 @@ void Session::Finish(pb::FinishReason reason) {
   }
   FillFirst(&delta);
   FillLast(reason, &delta);
+  NoteAnswer();
   sink_->Send(std::move(delta));
   DoEnd({});
 }
@@ -176,11 +202,6 @@ FrontDoorStats Session::Stats() const {
   if (!have_first_response_) return stats;
   stats.prompt_tokens = request_.start.prompt_ids_size();
   stats.cached_prompt_tokens = cached_prompt_tokens_;
-  stats.generated_tokens = num_new_tokens();
-  stats.queue_s = absl::ToDoubleSeconds(queued_);
-  if (num_new_tokens() == 0) return stats;
-  stats.first_tokens = 1;
-  stats.ttft_s = absl::ToDoubleSeconds(first_token_at_ - arrival_);
   return stats;
 }
 

@@ -130,11 +130,7 @@ void Sessions::Count(absl::StatusCode code, const FrontDoorStats& ended) {
   ++stats_.requests[code];
   stats_.prompt_tokens += ended.prompt_tokens;
   stats_.cached_prompt_tokens += ended.cached_prompt_tokens;
-  stats_.generated_tokens += ended.generated_tokens;
   stats_.replays += ended.replays;
-  stats_.first_tokens += ended.first_tokens;
-  stats_.queue_s += ended.queue_s;
-  stats_.ttft_s += ended.ttft_s;
 }
 
 FrontDoorStats Sessions::stats() const {

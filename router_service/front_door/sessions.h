@@ -69,6 +69,7 @@ class Sessions {
   // One request has ended with this status; `ended` says what it did (its `requests` stay empty).
   void Count(absl::StatusCode code, const FrontDoorStats& ended);
   FrontDoorStats stats() const;
+  const RequestHistograms& histograms() const { return histograms_; }
 
  private:
   friend class Session;
@@ -82,6 +83,7 @@ class Sessions {
   const FrontDoorOptions options_;
   Scheduler* const scheduler_;
   NodeUse node_use_;
+  RequestHistograms histograms_;  // sessions count into it
 
   std::atomic<int64_t> tokenizing_bytes_{0};
   mutable absl::Mutex mu_;

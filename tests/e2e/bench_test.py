@@ -37,6 +37,10 @@ class BenchTest(unittest.TestCase):
         (row,) = program("roof", "--threads", "1", "--rounds", "1")
         self.assertGreater(row["read_gbps"], 0)
 
+    def test_metrics(self):
+        for row in program("metrics", "--rounds", "1"):
+            self.assertGreater(row["record_ns"], 0)
+
     def test_decode_of_several_batches(self):
         found = program("decode", "--model", DEMO, "--tokens", "4", "--batch", "1,3", "--expert-nodes", "2")
         self.assertEqual([row["batch"] for row in found], [1, 3])

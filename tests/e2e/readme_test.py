@@ -38,7 +38,7 @@ def is_alone(command):
 
 
 # ./dev test is what runs this test; ./dev load is run by load_test.py; ./dev chat has a test of its own below.
-ELSEWHERE = ["./dev test", "./dev load --requests 40", "./dev chat"]
+ELSEWHERE = ["./dev test", "./dev load --requests 40", "./dev load streaming --requests 100", "./dev chat"]
 
 
 def as_typed(command, folder):

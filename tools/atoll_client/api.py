@@ -128,6 +128,18 @@ def _fields(message):
             raise ValueError(f"wire type {key & 7} is not used here")
 
 
+def retry_delay_s(error):
+    """What an error's google.rpc.RetryInfo says; None without one."""
+    for key, value in error.trailing_metadata() or ():
+        if key != "grpc-status-details-bin":
+            continue
+        for detail in (dict(_fields(any_message)) for number, any_message in _fields(value) if number == 3):
+            if detail.get(1, b"").endswith(b"/google.rpc.RetryInfo"):
+                delay = dict(_fields(dict(_fields(detail.get(2, b""))).get(1, b"")))  # google.protobuf.Duration
+                return delay.get(1, 0) + delay.get(2, 0) / 1e9
+    return None
+
+
 def text_request(text, **fields):
     return inference_pb2.GenerateRequest(text=text, **_split(fields))
 

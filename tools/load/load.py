@@ -1,198 +1,34 @@
 #!/usr/bin/env python3
-"""Load on a cluster by ghz, unary and streaming: every call must be OK and every answer the one given to it alone.
+"""Load on a cluster by ghz. Exit code 1 if a call was not OK, an answer differs, or a gate is broken.
 
-    load.py [--requests 200] [--concurrency 16] [--routers 2 --attention 2 --experts 4]
+    ./dev load [answers]   unary calls, then streams; every answer is compared with the one given alone
+    ./dev load unary       calls of InferenceService/Generate, as fast as they are answered
+    ./dev load streaming   the same with GenerateStream
+    ./dev load ramp        more and more streams a second
+    ./dev load soak        streams at a steady rate for long: times and memory must not drift
+    ./dev load burst       many streams at once
+    ./dev load forward     ExpertService/Forward of one expert node, alone
+    ./dev load overload    three times what a router with small limits can take: refusals, pace, recovery
 
-Prints p50, p95 and p99 of the calls' times. Exit code 1 if a call failed or an answer differs.
-
-Answers are read from ghz's debug log, which drops lines: of each kind it writes the first 100 a second. Unary calls are
-therefore limited to 90 a second. Streams log a line a message, so they run twice: once at full speed, where statuses are
-checked and times taken, and once with an own ghz for each concurrent client, one call a second each, where all answers
-are compared.
+All but `answers` take ghz's settings from bench/ghz/KIND.json (requests, callers, schedule; ghz --config takes the
+same file), prompts from bench/ghz/prompts.json and bounds from bench/ghz/gates.json, read TTFT and ITL from the
+servers' metrics, and write a report: report.html, report.md and its plots. A cluster of the demo model is started and
+ended; --address names one that is there instead.
 """
 
 import argparse
-import json
 import os
-import subprocess
+import shlex
 import sys
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-from google.protobuf import json_format, text_format  # noqa: E402
-
-from atoll_client import api, cluster, paths  # noqa: E402
+from atoll_client import cluster, paths  # noqa: E402
 from atollpb.v1 import inference_pb2  # noqa: E402
+from load import answers, gates, ghz, kinds, overload, report, server_metrics  # noqa: E402
 
-QUESTIONS = ["What is MLA?", "What happens when an expert node dies?", "Does the text change when a node fails?",
-             "How does the latent cache save memory?", "Are tokens dropped?", "count to ten", "who made you", "Hello"]
-TEXTS = ["Multi-head latent attention begins", "When an expert node dies,", "The cluster consists of"]
-CALL_TIMEOUT_S = 120
-
-
-def mixed_requests():
-    """Conversations, texts and ids, short and long, greedy and sampled with a seed. At most 48 tokens, so that two streams
-    in one second stay under ghz's 100 lines."""
-    requests = [api.chat_request(question, max_tokens=48) for question in QUESTIONS]
-    requests += [api.text_request(text, max_tokens=48, temperature=0) for text in TEXTS]
-    requests += [api.chat_request(QUESTIONS[i], max_tokens=24 + 8 * i, temperature=0.9, top_p=0.95, seed=1000 + i)
-                 for i in range(4)]
-    long_prompt = [("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(QUESTIONS[:7])]
-    requests.append(api.chat_request(long_prompt, max_tokens=32))
-    requests.append(api.ids_request([0] + list(range(100, 300)), max_tokens=16, temperature=0, ignore_eos=True))
-    requests.append(api.text_request(TEXTS[0], max_tokens=20, logprobs=2, temperature=0))
-    return requests
-
-
-def comparable(answer):
-    """What may not depend on load: a GenerateResponse as plain data, without id, times and cache hits."""
-    data = json_format.MessageToDict(answer, preserving_proto_field_name=True)
-    for name in ("request_id", "timings"):
-        data.pop(name, None)
-    data["usage"].pop("cached_prompt_tokens", None)
-    return data
-
-
-def add_stream_message(answer, message):
-    answer.request_id = answer.request_id or message.request_id
-    answer.seed = answer.seed or message.seed
-    answer.bias_version = answer.bias_version or message.bias_version
-    answer.text += message.text
-    answer.token_ids.extend(message.token_ids)
-    answer.logprobs.extend(message.logprobs)
-    answer.prompt_logprobs.extend(message.prompt_logprobs)
-    if message.finish_reason:
-        answer.finish_reason = message.finish_reason
-        answer.usage.CopyFrom(message.usage)
-
-
-def logged_answers(debug_log, streaming):
-    """GenerateResponses that ghz has logged, in any order. A worker makes one call after another."""
-    answers, open_streams = [], {}
-    with open(debug_log, encoding="utf-8") as file:
-        for line in file:
-            entry = json.loads(line)
-            if not streaming and entry["message"] == "Received response":
-                answers.append(json_format.Parse(entry["response"], inference_pb2.GenerateResponse()))
-            elif streaming and entry["message"] == "Receive message" and entry.get("response"):
-                # Of streams ghz logs the text format, of unary calls JSON.
-                message = text_format.Parse(entry["response"], inference_pb2.GenerateStreamResponse())
-                answer = open_streams.setdefault(entry["workerID"], inference_pb2.GenerateResponse())
-                add_stream_message(answer, message)
-                if message.finish_reason:
-                    answers.append(open_streams.pop(entry["workerID"]))
-    return answers
-
-
-def ghz_data(requests, first, name):
-    """The requests from the first one on, round; each call gets an id of its own that tells which request it was."""
-    data = []
-    for i in range(len(requests)):
-        idx = (first + i) % len(requests)
-        entry = json_format.MessageToDict(requests[idx])
-        entry["requestId"] = f"{idx}-{name}-{{{{.RequestNumber}}}}"
-        data.append(entry)
-    return data
-
-
-class Ghz:
-    """One run of ghz under way. Folder, method and name make its files' names."""
-
-    def __init__(self, address, method, requests, folder, name="0", first=0, total=1, concurrency=1, rps=0, log=True):
-        self.streaming = method == "GenerateStream"
-        self.report_path, self.log_path, data_path = (os.path.join(folder, f"{method}-{name}.{end}")
-                                                      for end in ("json", "log", "data"))
-        with open(data_path, "w", encoding="utf-8") as file:
-            json.dump(ghz_data(requests, first, name), file)
-        command = [
-            os.path.join(paths.BUILD, "tools", "ghz"), "--insecure", "--call", f"atollpb.v1.InferenceService.{method}",
-            "--data-file", data_path, "--total", str(total), "--concurrency", str(concurrency), "--rps", str(rps),
-            "--timeout", f"{CALL_TIMEOUT_S}s", "--format", "json", "--output", self.report_path
-        ]
-        self.process = subprocess.Popen(command + (["--debug", self.log_path] if log else []) + [address])
-
-    def end(self):
-        self.process.kill()
-        self.process.wait()
-
-    def report(self):
-        if self.process.wait() != 0:
-            raise RuntimeError(f"ghz ended with code {self.process.returncode}")
-        with open(self.report_path, encoding="utf-8") as file:
-            return json.load(file)
-
-    def answers(self):
-        return logged_answers(self.log_path, self.streaming)
-
-
-def check_statuses(report, num_requests):
-    if report["statusCodeDistribution"] == {"OK": num_requests}:
-        return []
-    return [f"status codes: expected {num_requests} OK, found {report['statusCodeDistribution']}"]
-
-
-def check_answers(answers, expected, num_requests):
-    """Problems, as texts."""
-    problems = []
-    if len(answers) != num_requests:
-        problems.append(f"answers in the log: expected {num_requests}, found {len(answers)}")
-    seen = set()
-    for answer in answers:
-        idx = int(answer.request_id.split("-")[0])
-        seen.add(idx)
-        found = comparable(answer)
-        wanted, has_seed = expected[idx]
-        if not has_seed:  # the server chooses one, which a greedy answer does not depend on
-            found, wanted = ({k: v for k, v in data.items() if k != "seed"} for data in (found, wanted))
-        if found != wanted:
-            problems.append(f"request {idx}: alone {wanted}, under load {found}")
-    if len(seen) != min(len(expected), num_requests):
-        problems.append(f"expected answers to all of {len(expected)} requests, found {len(seen)}")
-    return problems
-
-
-def unary_load(address, requests, expected, arguments, folder):
-    ghz = Ghz(address, "Generate", requests, folder, total=arguments.requests, concurrency=arguments.concurrency,
-              rps=90)
-    try:
-        report = ghz.report()
-    finally:
-        ghz.end()
-    answers = ghz.answers()
-    problems = check_statuses(report, arguments.requests) + check_answers(answers, expected, arguments.requests)
-    tell("Generate", report, len(answers), problems)
-    return problems
-
-
-def streaming_load(address, requests, expected, arguments, folder):
-    fast = Ghz(address, "GenerateStream", requests, folder, total=arguments.requests,
-               concurrency=arguments.concurrency, log=False)
-    try:
-        report = fast.report()
-    finally:
-        fast.end()
-    problems = check_statuses(report, arguments.requests)
-    each = -(-arguments.requests // arguments.concurrency)
-    clients = [Ghz(address, "GenerateStream", requests, folder, name=str(i + 1), first=i * each, total=each, rps=1)
-               for i in range(arguments.concurrency)]
-    try:
-        for client in clients:
-            problems += check_statuses(client.report(), each)
-    finally:
-        for client in clients:
-            client.end()
-    answers = [answer for client in clients for answer in client.answers()]
-    problems += check_answers(answers, expected, each * arguments.concurrency)
-    tell("GenerateStream", report, len(answers), problems)
-    return problems
-
-
-def tell(method, report, num_answers, problems):
-    by_share = {entry["percentage"]: entry["latency"] / 1e6 for entry in report["latencyDistribution"]}
-    times = ", ".join(f"p{share} {by_share[share]:.0f} ms" for share in (50, 95, 99))
-    print(f"{method}: {report['count']} calls, {report['rps']:.1f} a second, {times}; {num_answers} answers compared, "
-          f"{len(problems)} problems")
+KINDS = ("answers", "unary", "streaming", "ramp", "soak", "burst", "forward", "overload")
 
 
 def at_least_one(text):
@@ -201,28 +37,122 @@ def at_least_one(text):
     return int(text)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=at_least_one, default=200)
-    parser.add_argument("--concurrency", type=at_least_one, default=16)
+def parse(argv):
+    parser = argparse.ArgumentParser(prog="./dev load", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", nargs="?", default="answers", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("--requests", type=at_least_one, help="calls in all (answers: 200, twice)")
+    parser.add_argument("--concurrency", type=at_least_one,
+                        help="callers at a time (answers: 16; overload: requests that run at a time, 8)")
+    parser.add_argument("--duration", help="ramp, soak, overload: how long, as 30s or 10m")
+    parser.add_argument("--rate", type=at_least_one, help="calls a second; ramp: more of them each second")
     parser.add_argument("--routers", type=at_least_one, default=2)
     parser.add_argument("--attention", type=at_least_one, default=2)
     parser.add_argument("--experts", type=at_least_one, default=4)
-    arguments = parser.parse_args()
-    if arguments.concurrency > arguments.requests:  # ghz would refuse
+    parser.add_argument("--model", default=paths.DEMO_MODEL, help="checkpoint folder (the demo model)")
+    parser.add_argument("--profile", help="numeric profile (the default one)")
+    parser.add_argument("--address", help="HOST:PORT of a router that is there (forward: of an expert node)")
+    parser.add_argument("--metrics", default="", help="with --address: URLs of its /metrics, with commas")
+    parser.add_argument("--gate", action="append", default=[], metavar="NAME=VALUE",
+                        help="a bound over that of bench/ghz/gates.json; may be given again")
+    parser.add_argument("--report", help="folder for the report (build/load/KIND)")
+    arguments = parser.parse_args(argv)
+    if arguments.kind == "answers":
+        arguments.requests = arguments.requests or 200
+        arguments.concurrency = arguments.concurrency or 16
+        for name in ("duration", "rate", "gate", "report"):
+            if getattr(arguments, name):
+                parser.error(f"--{name}: not with answers")
+    if arguments.metrics and not arguments.address:
+        parser.error("--metrics: only with --address")
+    if arguments.kind in ("answers", "overload") and arguments.address:
+        parser.error(f"--address: {arguments.kind} starts a cluster of its own")
+    if arguments.requests and arguments.concurrency and arguments.concurrency > arguments.requests:  # ghz would refuse
         parser.error(f"--concurrency {arguments.concurrency}: expected at most --requests, {arguments.requests}")
+    try:
+        check_kind_flags(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
 
-    requests = mixed_requests()
-    problems = []
-    with tempfile.TemporaryDirectory() as folder, cluster.Cluster(arguments.routers, arguments.attention,
-                                                                  arguments.experts) as nodes:
-        print(f"cluster: {arguments.routers} routers, {arguments.attention} attention nodes, {arguments.experts} "
-              f"expert nodes; {arguments.requests} requests of {len(requests)} kinds, {arguments.concurrency} at once")
-        with nodes.client() as client:
-            expected = [(comparable(client.generate(request, CALL_TIMEOUT_S)), request.sampling.HasField("seed"))
-                        for request in requests]
-        for load in (unary_load, streaming_load):
-            problems += load(nodes.address(), requests, expected, arguments, folder)
+
+def check_kind_flags(arguments):
+    """ValueError: what this kind of load does not take."""
+    if arguments.kind == "overload":
+        overload.check_flags(arguments)
+    elif arguments.kind != "answers":
+        kinds.overrides(ghz.config(arguments.kind), arguments)
+    if arguments.kind != "answers":
+        gates.load(arguments.kind, arguments.gate)
+
+
+def start_cluster(arguments):
+    flags = overload.cluster_flags(arguments) if arguments.kind == "overload" else []
+    if arguments.profile:
+        flags += ["--profile", arguments.profile]
+    print(f"cluster: {arguments.routers} routers, {arguments.attention} attention nodes, {arguments.experts} expert nodes",
+          flush=True)
+    return cluster.Cluster(arguments.routers, arguments.attention, arguments.experts,
+                           model=os.path.abspath(arguments.model), flags=flags)
+
+
+def target_of(nodes, kind):
+    pids = tuple(entry["pid"] for entry in nodes.processes())
+    if kind == "forward":
+        metrics = nodes.process_named("expert-0")["addresses"]["metrics"]
+        return kinds.Target(nodes.address(role="expert"), [f"http://{metrics}/metrics"], exclusive=True, pids=pids)
+    return kinds.Target(nodes.address(), server_metrics.urls_of(nodes, "router", "attention", "expert"), exclusive=True,
+                        pids=pids)
+
+
+def conditions_of(arguments, target):
+    rows = [("command", shlex.join(["./dev", "load", *sys.argv[1:]])), ("machine", report.machine())]
+    if arguments.address:
+        return rows + [("server", target.address)]
+    rows.append(("cluster", f"{arguments.routers} routers, {arguments.attention} attention nodes, {arguments.experts} "
+                 "expert nodes, all on this machine"))
+    return rows
+
+
+def model_of(nodes):
+    with nodes.client() as client:
+        model = client.call("ModelService/GetModel", inference_pb2.GetModelRequest())
+    return ("model", f"{model.name}, {model.total_params:,} parameters, profile {model.numeric_profile}")
+
+
+def measure(target, arguments, folder, more_conditions=()):
+    """Runs and reports; problems, as texts."""
+    if arguments.kind == "overload":
+        result = overload.run(target, arguments, folder)
+    else:
+        result = kinds.run(arguments.kind, target, arguments, folder)
+    for title, header, rows in result.tables:
+        print(f"{title}:")
+        for row in rows:
+            print("   " + ", ".join(f"{name} {report.cell(value)}".strip() for name, value in zip(header, row)))
+    broken = sum(not kept for _, _, _, kept in result.gates)
+    print(f"{arguments.kind}: {len(result.gates)} gates, {broken} broken; {len(result.problems)} problems")
+    conditions = conditions_of(arguments, target) + list(more_conditions)
+    where = os.path.abspath(arguments.report or os.path.join(paths.BUILD, "load", arguments.kind))
+    print("report: " + report.write(result, conditions, where))
+    return result.problems
+
+
+def run(arguments, folder):
+    if arguments.address:
+        urls = [url for url in arguments.metrics.split(",") if url]
+        return measure(kinds.Target(arguments.address, urls), arguments, folder)
+    with start_cluster(arguments) as nodes:
+        if arguments.kind == "answers":
+            with nodes.client() as client:
+                return answers.run(client, nodes.address(), arguments, folder)
+        return measure(target_of(nodes, arguments.kind), arguments, folder, [model_of(nodes)])
+
+
+def main():
+    arguments = parse(sys.argv[1:])
+    with tempfile.TemporaryDirectory() as folder:
+        problems = run(arguments, folder)
     for problem in problems[:20]:
         print(problem)
     return 1 if problems else 0

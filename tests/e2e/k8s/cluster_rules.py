@@ -4,6 +4,7 @@ import json
 import os
 import re
 
+from documented_metrics import documented, samples
 from k8s.clusters import ClustersTest
 from support import paths
 
@@ -188,24 +189,47 @@ class MonitoringRules(ClustersTest):
     def dashboard(self):
         return json.loads(self.cluster("cpu+monitoring").one("ConfigMap", "atoll-dashboard")["data"]["atoll.json"])
 
+    def test_docs_list_the_metrics_that_the_sources_make(self):
+        self.assertEqual(set(documented()), metric_names())
+
     def test_queries_use_only_metrics_and_labels_that_exist(self):
-        names = metric_names()
-        self.assertGreater(len(names), 20)
+        exist = samples()
+        self.assertGreater(len(exist), 60)
         seen = 0
         for where, query in self.queries():
             with self.subTest(where, query=query):
                 used = set(re.findall(r"\batoll_\w+", query))
                 self.assertTrue(used or re.search(r"\bup\{", query))
-                self.assertEqual(used - names, set())
+                self.assertEqual(used - set(exist), set())
                 # Prometheus adds namespace and pod; the rest are the binaries'.
-                self.assertEqual(labels_used(query) - {"namespace", "pod", "code", "state", "layer"}, set())
+                known = {"namespace", "pod"}.union(*(exist[name] for name in used))
+                self.assertEqual(labels_used(query) - known, set())
                 for codes in re.findall(r'code=~?"([^"]*)"', query):
                     self.assertEqual(set(codes.split("|")) - GRPC_CODES, set())
                 seen += 1
-        self.assertGreater(seen, 40)
+        self.assertGreater(seen, 60)
+
+    def test_counters_are_rated_and_quantiles_keep_their_buckets(self):
+        counters = {name for name in samples() if name.endswith(("_total", "_bucket", "_sum", "_count"))}
+        for where, query in self.queries():
+            with self.subTest(where, query=query):
+                for name in set(re.findall(r"\batoll_\w+", query)):
+                    rated = re.findall(r"(?:rate|increase)\(%s(?:\{[^}]*\})?\[" % name, query)
+                    self.assertEqual(len(rated), len(re.findall(r"\b%s\b" % name, query)) if name in counters else 0)
+                for inner in re.findall(r"histogram_quantile\([\d.]+, (sum by \([^)]*\))", query):
+                    self.assertIn("le", labels_used(inner))
+                self.assertEqual(query.count("_bucket"), query.count("histogram_quantile"))
+
+    def test_every_metric_is_looked_at(self):
+        used = {name for _, query in self.queries() for name in re.findall(r"\batoll_\w+", query)}
+        unseen = {name for name in documented() if not used & {name, name + "_bucket", name + "_sum", name + "_count"}}
+        self.assertEqual(unseen, {"atoll_link_sent_frames_total", "atoll_link_received_frames_total",
+                                  "atoll_expert_held_busy_seconds_total"})
 
     def test_a_metric_that_does_not_exist_would_be_found(self):
         self.assertNotIn("atoll_router_request_total", metric_names())
+        self.assertNotIn("atoll_router_queue_seconds", samples())
+        self.assertEqual(samples()["atoll_router_queue_seconds_bucket"], {"le"})
         self.assertEqual(labels_used('sum by (pod, x) (a{y="1",z=~"2"})'), {"pod", "x", "y", "z"})
 
     def test_prometheus_scrapes_the_metrics_port_of_every_pod(self):

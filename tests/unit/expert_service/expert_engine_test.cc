@@ -3,12 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <optional>
 #include <random>
 
 #include "absl/time/clock.h"
+#include "expert_service/expert_metrics.h"
 #include "tests/support/golden.h"
 #include "weights/load_packed.h"
 
@@ -196,6 +198,71 @@ TEST_P(ExpertEngineTest, CallersOfOneTurnAreMergedWithoutAChangeOfBits) {
   EXPECT_EQ(engine_->stats().merged_calls.load(), 3u);
   EXPECT_EQ(engine_->stats().calls.load(), 4u);
   EXPECT_EQ(engine_->stats().rows.load(), kPairs.size() + pairs2.size() + 2);
+}
+
+TEST_P(ExpertEngineTest, HistogramsCountBatchesAndTheirWork) {
+  auto first = Connect();
+  auto second = Connect();
+  Send(*first, WorkFrame(1, 2, Rows(3, 1), kPairs));
+  Send(*second, WorkFrame(1, 2, Rows(3, 2), kPairs));
+  Send(*second, WorkFrame(2, 3, Rows(1, 3), {{0, 9}}));
+  Run([&] { return first->frames.size() == 1 && second->frames.size() == 2; });
+  const EngineStats& stats = engine_->stats();
+  const metrics::Distribution rows = stats.batch_rows.Read();
+  EXPECT_EQ(rows.count(), 2u) << "two merged calls of layer 2, one of layer 3";
+  EXPECT_EQ(rows.sum, 2.0 * kPairs.size() + 1);
+  EXPECT_EQ(rows.counts[0], 1u) << "at most 1 pair";
+  EXPECT_EQ(rows.counts[4], 1u) << "9 to 16 pairs";
+  EXPECT_EQ(stats.batch_seconds.Read().count(), 2u);
+  EXPECT_EQ(stats.queue_seconds.Read().count(), 3u);
+  const model::ModelConfig& config = checkpoint_->config();
+  ASSERT_EQ(stats.layers.size(), config.num_hidden_layers + config.num_nextn_predict_layers);
+  EXPECT_EQ(stats.layers[2].rows.load(), 2 * kPairs.size());
+  EXPECT_EQ(stats.layers[3].rows.load(), 1u);
+  EXPECT_EQ(stats.layers[0].rows.load(), 0u);
+  EXPECT_NEAR(static_cast<double>(stats.layers[2].busy_ns + stats.layers[3].busy_ns) * 1e-9,
+              stats.batch_seconds.Read().sum, 1e-12);
+  std::vector<float> out(kD);
+  const std::vector<float> x = Rows(1, 4);
+  const std::vector<WorkPair> pair = {{0, 9}};
+  ASSERT_TRUE(engine_->Compute(3, 1, x.data(), pair, out.data()).ok());
+  EXPECT_EQ(stats.batch_rows.Read().count(), 3u) << "Forward counts too";
+  EXPECT_EQ(stats.layers[3].rows.load(), 2u);
+}
+
+double SumOf(const std::vector<metrics::Family>& all, const std::string& name) {
+  double sum = 0;
+  for (const metrics::Family& family : all) {
+    if (family.name != name) continue;
+    for (const auto& sample : family.samples) sum += sample.value;
+  }
+  return sum;
+}
+
+TEST_P(ExpertEngineTest, ExpertsAreToldOneByOneUpToABound) {
+  auto client = Connect();
+  Send(*client, WorkFrame(1, 2, Rows(3, 1), kPairs));
+  Run([&] { return client->frames.size() == 1; });
+  const double held = 32;  // 16 of 17 in each of two layers
+  const auto find = [](const std::vector<metrics::Family>& all, const std::string& name) {
+    return *std::find_if(all.begin(), all.end(), [&](const auto& f) { return f.name == name; });
+  };
+  const auto each = ExpertMetrics(*store_, engine_->stats(), /*max_series=*/32);
+  EXPECT_EQ(SumOf(each, "atoll_expert_held"), held);
+  const metrics::Family rows = find(each, "atoll_expert_held_rows_total");
+  EXPECT_EQ(rows.samples.size(), 32u);
+  EXPECT_EQ(SumOf(each, rows.name), kPairs.size());
+  EXPECT_EQ(rows.samples[0].labels,
+            (decltype(rows.samples[0].labels){{"layer", "2"}, {"expert", "0"}}));
+  EXPECT_EQ(rows.samples[0].value, 2);
+  EXPECT_NEAR(SumOf(each, "atoll_expert_held_busy_seconds_total"),
+              SumOf(each, "atoll_expert_busy_seconds_total"), 1e-7)
+      << "but for rounding to ns";
+  const auto layers = ExpertMetrics(*store_, engine_->stats(), /*max_series=*/31);
+  EXPECT_TRUE(find(layers, "atoll_expert_held_rows_total").samples.empty());
+  EXPECT_TRUE(find(layers, "atoll_expert_held_busy_seconds_total").samples.empty());
+  EXPECT_EQ(SumOf(layers, "atoll_expert_held"), held);
+  EXPECT_EQ(SumOf(layers, "atoll_expert_rows_total"), kPairs.size());
 }
 
 TEST_P(ExpertEngineTest, MergingCanBeRefusedByOptionAndByFlag) {

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <string>
 
@@ -44,6 +45,29 @@ TEST(MetricsServerTest, TellsTheValuesOfTheMoment) {
   EXPECT_NE(later.find("# TYPE atoll_steps_total counter"), std::string::npos);
   EXPECT_NE(later.find("atoll_steps_total 7\n"), std::string::npos);
   EXPECT_NE(later.find("atoll_rows{node=\"expert-1\"} 2.5\n"), std::string::npos);
+}
+
+TEST(MetricsServerTest, TellsDistributionsAsHistograms) {
+  constexpr std::array<double, 2> kBounds = {0.001, 0.25};
+  Histogram waits(kBounds);
+  for (const double value : {0.0005, 0.001, 0.125, 4.0}) waits.Record(value);
+  auto server = MetricsServer::Start("127.0.0.1:0", [&] {
+    std::vector<Family> all = {Counter("atoll_steps_total", "Steps.", 1)};
+    Append({DistributionOf("atoll_wait_seconds", "Waits.", waits)}, &all);
+    return all;
+  });
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string answer = Get((*server)->address());
+  EXPECT_NE(answer.find("# HELP atoll_wait_seconds Waits.\n"
+                        "# TYPE atoll_wait_seconds histogram\n"
+                        "atoll_wait_seconds_count 4\n"
+                        "atoll_wait_seconds_sum 4.1265\n"
+                        "atoll_wait_seconds_bucket{le=\"0.001\"} 2\n"
+                        "atoll_wait_seconds_bucket{le=\"0.25\"} 3\n"
+                        "atoll_wait_seconds_bucket{le=\"+Inf\"} 4\n"),
+            std::string::npos)
+      << answer;
+  EXPECT_NE(answer.find("atoll_steps_total 1\n"), std::string::npos);
 }
 
 TEST(MetricsServerTest, APortInUseIsAnError) {

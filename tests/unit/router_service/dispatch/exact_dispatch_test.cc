@@ -63,6 +63,13 @@ TEST_P(ExactTest, ManyCallsInFlightAtOnce) {
     EXPECT_TRUE(**results[i] == Expected(2 + i % 3, 1 + i, 100 + i)) << i;
   }
   EXPECT_GT(real_[0]->engine->stats().merged_calls.load(), 0u) << "rows of several calls met";
+  const DispatchHistograms& histograms = dispatcher_->histograms();
+  EXPECT_EQ(histograms.call_rows.Read().count(), kCalls);
+  EXPECT_EQ(histograms.call_rows.Read().sum, kCalls * (kCalls + 1) / 2);
+  EXPECT_EQ(histograms.call_rows.Read().counts[2], 2u) << "3 and 4 rows";
+  EXPECT_EQ(histograms.call_seconds.Read().count(), kCalls);
+  EXPECT_GT(histograms.gate_ns.load(), 0u);
+  EXPECT_GT(histograms.combine_ns.load(), 0u);
 }
 
 TEST_P(ExactTest, WorkInManySmallFrames) {

@@ -130,10 +130,51 @@ TEST_F(AdmissionTest, StatsAddUp) {
   EXPECT_EQ(stats.requests.at(StatusCode::kCancelled), 1);
   EXPECT_EQ(stats.prompt_tokens, 3);
   EXPECT_EQ(stats.cached_prompt_tokens, 1);
-  EXPECT_EQ(stats.generated_tokens, script_.size() - 2);
   EXPECT_EQ(stats.replays, 1);
-  EXPECT_EQ(stats.first_tokens, 1);
-  EXPECT_DOUBLE_EQ(stats.ttft_s, 2);
+}
+
+// What two requests took: one that is replayed after its first new token, one that goes.
+TEST_F(AdmissionTest, HistogramsCountRequestsAndTokens) {
+  ResolvedRequest resumed = Request();
+  resumed.start.mutable_generated_ids()->Add(script_.begin(), script_.begin() + 2);
+  Start(resumed, &sinks_[0]);
+  const auto gone = Start(Request(), &sinks_[1]);
+  scheduler_.Advance(absl::Seconds(2));
+  atollpb::v1::RunResponse first = a_->Runs()[0]->Next(1);
+  first.set_queue_s(0.5);
+  a_->Runs()[0]->Say(first);
+  a_->Runs()[0]->End(Internal("once"));
+  scheduler_.Advance(absl::Seconds(4));
+  a_->last()->EmitRest();  // in one response: they come together
+  gone->Cancel();
+  const RequestHistograms& h = sessions().histograms();
+  const size_t tokens = script_.size() - 2;
+  EXPECT_EQ(h.first_token_seconds.Read().count(), 1u);
+  EXPECT_DOUBLE_EQ(h.first_token_seconds.Read().sum, 2);
+  EXPECT_EQ(h.inter_token_seconds.Read().count(), tokens - 1);
+  EXPECT_DOUBLE_EQ(h.inter_token_seconds.Read().sum, 4);
+  EXPECT_EQ(h.inter_token_seconds.Read().counts.front(), tokens - 2) << "0 s apart";
+  EXPECT_EQ(h.queue_seconds.Read().count(), 1u);
+  EXPECT_DOUBLE_EQ(h.queue_seconds.Read().sum, 0.5);
+  EXPECT_EQ(h.token_seconds.Read().count(), 1u);
+  EXPECT_DOUBLE_EQ(h.token_seconds.Read().sum, 4.0 / static_cast<double>(tokens - 1));
+  EXPECT_EQ(h.request_seconds.Read().count(), 1u) << "the other one was not answered";
+  EXPECT_DOUBLE_EQ(h.request_seconds.Read().sum, 6);
+  EXPECT_DOUBLE_EQ(h.prompt_tokens.Read().sum, 3);
+  EXPECT_DOUBLE_EQ(h.generated_tokens.Read().sum, static_cast<double>(tokens));
+}
+
+TEST_F(AdmissionTest, OneTokenHasNoGap) {
+  Start(TestRequest({0, 320, 292}, 1), &sinks_[0]);
+  scheduler_.Advance(absl::Seconds(1));
+  atollpb::v1::RunResponse only = a_->last()->Next(1);
+  only.set_finish_reason(atollpb::v1::FINISH_REASON_LENGTH);
+  a_->last()->Say(only);
+  const RequestHistograms& h = sessions().histograms();
+  EXPECT_EQ(h.first_token_seconds.Read().count(), 1u);
+  EXPECT_EQ(h.inter_token_seconds.Read().count(), 0u);
+  EXPECT_EQ(h.token_seconds.Read().count(), 0u);
+  EXPECT_EQ(h.generated_tokens.Read().sum, 1);
 }
 
 TEST_F(AdmissionTest, ALongQueueThatFailsDrainsWithoutRecursion) {

@@ -1,0 +1,1 @@
+"""Load by ghz: what `./dev load` is made of."""
