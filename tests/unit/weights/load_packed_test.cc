@@ -145,8 +145,8 @@ TEST(LoadPacked, Fp8BlocksStayAsTheyAre) {
 
 // The rule that DeepSeek's own quantisation follows, by looking at every code.
 TEST(LoadPacked, Fp8BlocksAreMadeOfBf16) {
-  const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v2_lite");
-  const std::string tensor = "model.layers.0.mlp.gate_proj.weight";
+  const std::unique_ptr<Checkpoint> checkpoint = OpenGolden("v3_fp8");
+  const std::string tensor = "model.layers.3.eh_proj.weight";
   const PackedMatrix packed = *LoadPacked(*checkpoint, tensor, MatrixFormat::kFp8, nullptr);
   const std::vector<float> all = *checkpoint->ReadAll(tensor);
   const int64_t n = packed.n(), k = packed.k();

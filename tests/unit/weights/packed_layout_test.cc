@@ -36,10 +36,10 @@ uint64_t HashOf(WeightFormat format) {
 // kPackedLayoutVersion, then put the new hashes here.
 TEST(PackedLayout, HashesOfVersion1) {
   EXPECT_EQ(kPackedLayoutVersion, 1);
-  EXPECT_EQ(HashOf(WeightFormat::kF32), 0u);
-  EXPECT_EQ(HashOf(WeightFormat::kBf16), 0u);
-  EXPECT_EQ(HashOf(WeightFormat::kQ8), 0u);
-  EXPECT_EQ(HashOf(WeightFormat::kQ4), 0u);
+  EXPECT_EQ(HashOf(WeightFormat::kF32), 254814485301505786u);
+  EXPECT_EQ(HashOf(WeightFormat::kBf16), 3486255951869633477u);
+  EXPECT_EQ(HashOf(WeightFormat::kQ8), 3701074122442321104u);
+  EXPECT_EQ(HashOf(WeightFormat::kQ4), 15875059491854879382u);
 }
 
 }  // namespace
