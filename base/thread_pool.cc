@@ -112,7 +112,7 @@ void ThreadPool::Work(int /*worker_idx*/) {
     // Spin for the next generation, then sleep for it.
     const absl::Time until = absl::Now() + spin_;
     while (s.generation.load(std::memory_order_acquire) == seen && absl::Now() < until) {
-      for (int i = 0; i < 32; ++i) CpuRelax();
+      for (int i = 0; i < 8; ++i) CpuRelax();
     }
     if (s.generation.load(std::memory_order_acquire) == seen) {
       std::unique_lock lock(s.mu);

@@ -29,8 +29,12 @@ StatusOr<std::unique_ptr<LocalStack>> LocalStack::Open(const LocalStackOptions& 
       attention::ResolveEngineOptions(options.engine, checkpoint.config(), stack->profile_));
   const bool with_mtp = options.with_mtp || stack->engine_options_.speculate > 0;
   const int cores = std::max(1u, std::thread::hardware_concurrency());
-  stack->pool_ = std::make_unique<ThreadPool>(
-      ThreadPoolOptions{.num_threads = options.threads > 0 ? options.threads : cores});
+  const int threads = options.threads > 0 ? options.threads : cores;
+  // All of a step's work is this pool's: between two loops of a step its threads have nothing to
+  // leave a core to, and to wake one takes longer than most of what lies between.
+  const absl::Duration spin = threads <= cores ? absl::Microseconds(200) : ThreadPoolOptions().spin;
+  stack->pool_ =
+      std::make_unique<ThreadPool>(ThreadPoolOptions{.num_threads = threads, .spin = spin});
   ATL_ASSIGN_OR_RETURN(const kernels::Isa isa, kernels::ParseIsa(options.isa));
   ATL_ASSIGN_OR_RETURN(stack->ctx_, kernels::MakeKernelContext(isa, stack->pool_.get()));
   const absl::Time begin = absl::Now();

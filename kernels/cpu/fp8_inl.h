@@ -57,7 +57,7 @@ static void TileFp8(const Fp8Panels& panels, const float* const* rows, int64_t k
       Fp8Codes codes[NP];
 #pragma GCC unroll 8
       for (int p = 0; p < NP; ++p) {
-        __builtin_prefetch(ahead[p] + at + kPrefetchBytes);
+        Fetch(ahead[p] + at + kPrefetchBytes);
         codes[p] = LoadFp8(w[p] + at);
       }
       Fp8Step<0>(a, codes, scale, x, k);
@@ -119,7 +119,7 @@ static void WidenFp8(const uint8_t* panel, int64_t k_end, int64_t k0, int64_t k1
   const V scale = Fp8Scale(panel, k0 / kFp8Block);
   const uint8_t* from = panel + Fp8DataOffset(k_end) + k0 * 16;
   for (int64_t k = k0; k < k1; k += 4, from += 64, out += 64) {
-    __builtin_prefetch(from + kPrefetchBytes);
+    Fetch(from + kPrefetchBytes);
     const Fp8Codes codes = LoadFp8(from);
     Store(out, Mul(Fp8At<0>(codes), scale));
     Store(out + 16, Mul(Fp8At<1>(codes), scale));

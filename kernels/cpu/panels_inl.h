@@ -8,6 +8,10 @@ namespace atl::kernels::ATL_ISA {
 // How far ahead weights are fetched. A GEMV without it read at 70 % of the DRAM rate, with it at 90
 // %.
 inline constexpr int64_t kPrefetchBytes = 4096;
+// Into L2: lines fetched into L1 wait for DRAM in its few miss buffers, where the loads of the
+// inputs wait as well, so that reading and arithmetic took turns (6 rows of 8 bits: 4.8 ns a line
+// instead of 2.3).
+ATL_INLINE void Fetch(const void* line) { __builtin_prefetch(line, /*rw=*/0, /*locality=*/2); }
 // A K block: 4 panels x 1024 of bf16 are 128 KiB, which stay in L2 while all row tiles pass over
 // them.
 inline constexpr int64_t kBlockK = 1024;
@@ -62,7 +66,7 @@ static void TileF32(const Panels& panels, const float* const* rows, int64_t k0, 
     V wk[NP];
 #pragma GCC unroll 8
     for (int p = 0; p < NP; ++p) {
-      __builtin_prefetch(reinterpret_cast<const char*>(w[p] + at) + kPrefetchBytes);
+      Fetch(reinterpret_cast<const char*>(w[p] + at) + kPrefetchBytes);
       wk[p] = Load(w[p] + at);
     }
     Accumulate(a, wk, x, k);
@@ -85,7 +89,7 @@ static void TileBf16(const Panels& panels, const float* const* rows, int64_t k0,
     V wk[NP];
 #pragma GCC unroll 8
     for (int p = 0; p < NP; ++p) {
-      __builtin_prefetch(reinterpret_cast<const char*>(w[p] + at) + kPrefetchBytes);
+      Fetch(reinterpret_cast<const char*>(w[p] + at) + kPrefetchBytes);
       wk[p] = LowBf16(w[p] + at);
     }
     Accumulate(a, wk, x, k);

@@ -50,7 +50,7 @@ ATL_INLINE void DotGroup(Ints (&sums)[MR][NP], const QuantGroup* const (&x)[MR],
   for (int64_t i = 0; i < GroupBytes(kQ4); i += 64) {
     if constexpr (kFetch) {
 #pragma GCC unroll 8
-      for (int p = 0; p < NP; ++p) __builtin_prefetch(ahead[p] + i);
+      for (int p = 0; p < NP; ++p) Fetch(ahead[p] + i);
     }
     if constexpr (kQ4) {
       DotStep(sums, x, i / 8, [&](int p) { return LowNibbles(w[p] + i); });
@@ -97,7 +97,7 @@ static void TileQuant(const QuantPanels& panels, const QuantGroup* const* rows, 
     }
     if (kAlone || g == fetch) {
       DotGroup<MR, NP, kQ4, true>(sums, x, w, ahead);
-      for (int p = 0; p < NP; ++p) __builtin_prefetch(ahead[p] + (scales - at));
+      for (int p = 0; p < NP; ++p) Fetch(ahead[p] + (scales - at));
       fetch += step;
     } else {
       DotGroup<MR, NP, kQ4, false>(sums, x, w, ahead);
