@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 
@@ -96,11 +97,15 @@ void ThreadPool::RunJobs() {
   const int64_t count = s.count;
   const absl::FunctionRef<void(int64_t)>& fn = *s.fn;
   int64_t finished = 0;
-  for (;;) {
-    const int64_t i = s.next.fetch_add(1, std::memory_order_relaxed);
-    if (i >= count) break;
-    fn(i);
-    ++finished;
+  int64_t i = s.next.load(std::memory_order_relaxed);
+  while (i < count) {
+    // Neighbours go to one thread, and few claims are made: cores may be far apart. The last ones
+    // are claimed one by one, so that all threads end together.
+    const int64_t claim = std::max<int64_t>(1, (count - i) / (2 * num_threads_));
+    if (!s.next.compare_exchange_weak(i, i + claim, std::memory_order_relaxed)) continue;
+    for (const int64_t end = i + claim; i < end; ++i) fn(i);
+    finished += claim;
+    i = s.next.load(std::memory_order_relaxed);
   }
   s.done.fetch_add(finished, std::memory_order_acq_rel);
 }

@@ -47,7 +47,7 @@ Status Decode(OfflineModel* model, const Flags& flags, int batch, const Buffer& 
   std::vector<int32_t> wanted(batch);
   for (int s = 0; s < batch; ++s) wanted[s] = s;
   ThreadPool* pool = model->stack().ctx().pool;
-  std::vector<double> seconds, reads, gops;
+  std::vector<double> seconds, reads, gops, shares;  // shares: each of the roof last measured
   std::vector<attention::StepRow> rows(batch);
   for (int i = 0; i < flags.tokens; ++i) {
     if (i % 4 == 0) {
@@ -58,13 +58,15 @@ Status Decode(OfflineModel* model, const Flags& flags, int batch, const Buffer& 
     const double begin = WallSeconds();
     ATL_RETURN_IF_ERROR(model->Step(rows, wanted));
     seconds.push_back(WallSeconds() - begin);
+    shares.push_back(model->ActiveBytes() / seconds.back() / 1e9 / reads.back());
     for (int s = 0; s < batch; ++s) next[s] = model->BestToken(s);
   }
   const double step = Median(seconds), read = Median(reads), roof = Median(gops);
+  const double share = Median(shares);
   const double gbps = model->ActiveBytes() / step / 1e9;
   const double ops = model->Ops({0, flags.prompt + flags.tokens / 2, 0}) * batch / step / 1e9;
   std::printf("batch %-4d %10.2f tokens/s", batch, batch / step);
-  if (batch == 1) std::printf("  %6.1f of %.1f GB/s read (%.0f %%)", gbps, read, 100 * gbps / read);
+  if (batch == 1) std::printf("  %6.1f of %.1f GB/s read (%.0f %%)", gbps, read, 100 * share);
   std::printf("  %8.1f of %.1f Gop/s (%.0f %%)\n", ops, roof, roof > 0 ? 100 * ops / roof : 0);
   std::printf(
       "{\"bench\": \"decode\", \"profile\": \"%s\", \"threads\": %d, \"batch\": %d, \"position\": "
@@ -72,7 +74,7 @@ Status Decode(OfflineModel* model, const Flags& flags, int batch, const Buffer& 
       "\"bytes_per_token\": %.0f, \"tokens_per_s\": %.4f, \"gbps\": %.3f, \"roof_gbps\": %.3f, "
       "\"share\": %.4f, \"gops\": %.1f, \"roof_gops\": %.1f}\n",
       model->stack().profile().name.c_str(), pool->num_threads(), batch, flags.prompt,
-      model->ActiveBytes(), batch / step, gbps, read, gbps / read, ops, roof);
+      model->ActiveBytes(), batch / step, gbps, read, share, ops, roof);
   return absl::OkStatus();
 }
 

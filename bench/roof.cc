@@ -17,12 +17,12 @@ constexpr int64_t kChunk = int64_t{4} << 20;
 
 int64_t ReadOnce(const std::byte* data, int64_t size) {
 #if defined(__x86_64__)
-  const int64_t quarter = size / 4 / 64 * 64;
+  const int64_t half = size / 2 / 64 * 64;
   __m128i sum = _mm_setzero_si128();
-  for (int64_t i = 0; i < quarter; i += 64) {
-    for (int64_t s = 0; s < 4; ++s) {
-      const std::byte* line = data + s * quarter + i;
-      __builtin_prefetch(line + 4096);
+  for (int64_t i = 0; i < half; i += 64) {
+    for (int64_t s = 0; s < 2; ++s) {
+      const std::byte* line = data + s * half + i;
+      __builtin_prefetch(line + 1024, /*rw=*/0, /*locality=*/2);
       for (int64_t j = 0; j < 64; j += 16) {
         sum = _mm_xor_si128(sum, _mm_load_si128(reinterpret_cast<const __m128i*>(line + j)));
       }

@@ -8,7 +8,7 @@
 
 namespace atl::bench {
 
-// Reads [data, data + size) once: four streams with prefetch ahead, no arithmetic to wait for. The
+// Reads [data, data + size) once: two streams with prefetch ahead, no arithmetic to wait for. The
 // result depends on all of it.
 int64_t ReadOnce(const std::byte* data, int64_t size);
 

@@ -61,8 +61,8 @@ ATL_INLINE void DotGroup(Ints (&sums)[MR][NP], const QuantGroup* const (&x)[MR],
   }
 }
 
-// A tile's panels, and those that are read after them: what lies kPrefetchBytes ahead of a panel's
-// end is fetched from there.
+// A tile's panels, and those that are read after them: what lies past a panel's end is fetched from
+// there.
 struct QuantPanels {
   const uint8_t* w[kUnitPanels];
   const uint8_t* next[kUnitPanels];
@@ -75,6 +75,7 @@ struct QuantPanels {
 template <int MR, int NP, bool kQ4, bool kAlone>
 static void TileQuant(const QuantPanels& panels, const QuantGroup* const* rows, int64_t g0,
                       int64_t g1, int64_t fetch, int64_t step, float* acc, int64_t ldacc) {
+  constexpr int64_t kAhead = PrefetchBytes(MR);
   const QuantGroup* x[MR];
   for (int r = 0; r < MR; ++r) x[r] = rows[r] + g0;
   V a[MR][NP];
@@ -87,13 +88,12 @@ static void TileQuant(const QuantPanels& panels, const QuantGroup* const* rows, 
       for (int p = 0; p < NP; ++p) sums[r][p] = SetInt(x[r]->offset);
     }
     const int64_t at = DataOffset(kQ4, g), scales = ScalesOffset(kQ4, g);
-    const bool inside = at + kPrefetchBytes < panels.bytes;
+    const bool inside = at + kAhead < panels.bytes;
     const uint8_t *w[NP], *ahead[NP];
 #pragma GCC unroll 8
     for (int p = 0; p < NP; ++p) {
       w[p] = panels.w[p] + at;
-      ahead[p] =
-          inside ? w[p] + kPrefetchBytes : panels.next[p] + (at + kPrefetchBytes - panels.bytes);
+      ahead[p] = inside ? w[p] + kAhead : panels.next[p] + (at + kAhead - panels.bytes);
     }
     if (kAlone || g == fetch) {
       DotGroup<MR, NP, kQ4, true>(sums, x, w, ahead);
