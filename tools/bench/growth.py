@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a token, and a dispatch, cost as one thing grows at a time: layers, experts, batch, context, expert nodes.
 
-    growth.py [--series NAME,...] [--profile NAME] [--tokens N] [--rounds N] [--svg FILE]
+    growth.py [--series NAME,...] [--profile NAME] [--tokens N] [--rounds N] [--seconds S] [--svg FILE]
 
 Tokens are of random checkpoints of a small DeepSeek-V2-Lite-like shape, written to a temporary folder; dispatches are
 dispatch_bench's, with expert nodes that stand in. Prints each series, the slope of its costs (least squares of the
@@ -122,7 +122,7 @@ def token_costs(series, folder, flags):
 def dispatch_costs(series, flags):
     option = "--experts" if series.values is EXPERTS else "--nodes"
     found = rows_of([paths.binary("dispatch_bench"), *DISPATCH, "--profile", flags.profile, "--rounds", str(flags.rounds),
-                     *series.flags, option, ",".join(map(str, series.values))])
+                     "--seconds", str(flags.seconds), *series.flags, option, ",".join(map(str, series.values))])
     costs = [row[series.field] / (row["rows"] if series.per_row else 1) for row in found]
     # What the busiest node had, as a multiple of an equal share.
     busiest = [round(row["most_pairs"] * row["nodes"] / row["pairs"], 2) for row in found]
@@ -162,7 +162,8 @@ def main():
     parser.add_argument("--series", default=",".join(series.name for series in ALL), help="which, by comma; all of them")
     parser.add_argument("--profile", default="q8")
     parser.add_argument("--tokens", type=int, default=24, help="of each measurement of a token")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each number of nodes")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each dispatch")
+    parser.add_argument("--seconds", type=float, default=0.2, help="of each turn")
     parser.add_argument("--svg", help="file to draw the series into")
     flags = parser.parse_args()
     panels = []

@@ -41,7 +41,8 @@ def panel(title, x_label, y_label, values, measured, expected, names):
     for x, y in zip(values, measured):
         at = plot.x(math.log2(x)), plot.y(math.log2(y))
         plot.parts.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3" fill="{colours[0]}"/>')
-        plot.parts.append(plot.text(at[0], at[1] - 8, cost(y), "middle"))
+        plot.parts.append(f'<g stroke="#ffffff" stroke-width="4" paint-order="stroke">'
+                          f'{plot.text(at[0], at[1] - 8, cost(y), "middle")}</g>')
     plot.legend(list(zip(names, colours)))
     return plot.end()
 
