@@ -4,6 +4,7 @@ Not peers.py, for which llama.cpp is built for a quarter of an hour: gguf_test.p
 computes.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import unittest
 import xml.etree.ElementTree
+from unittest import mock
 
 from support import main, paths
 
@@ -92,6 +94,16 @@ class BenchTest(unittest.TestCase):
             self.assertIn(f"expected, {row['expected_slope']:.2f}", names)
         dashed = [line for line in picture.iter("{http://www.w3.org/2000/svg}polyline") if line.get("stroke-dasharray")]
         self.assertEqual(len(dashed), 2)
+
+    def test_growth_of_tokens(self):
+        series = growth.Series("layers", "layers", "us a token", [1, 2], 1, "")
+        flags = argparse.Namespace(profile="q8", tokens=2)
+        with tempfile.TemporaryDirectory() as folder, \
+                mock.patch.dict(growth.BASE, experts=8, batch=2, context=16):
+            costs, _ = growth.token_costs(series, folder, flags)
+            self.assertEqual(sorted(os.listdir(folder)), ["1-8", "2-8"])
+        self.assertEqual(len(costs), 2)
+        self.assertGreater(min(costs), 0)
 
     def test_growth_tells_slopes_and_what_bends(self):
         values = [1, 2, 4, 8]

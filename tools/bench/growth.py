@@ -26,7 +26,7 @@ from atoll_client import paths  # noqa: E402
 
 # A quarter of V2-Lite's widths, so that its largest form is written in seconds.
 SHAPE = ["hidden_size=512", "intermediate_size=2736", "moe_intermediate_size=352", "vocab_size=8192",
-         "num_attention_heads=8", "num_key_value_heads=8", "max_position_embeddings=16384"]
+         "num_attention_heads=8", "num_key_value_heads=8", "max_position_embeddings=16384", "bos_token_id=0", "eos_token_id=1"]
 BASE = {"layers": 8, "experts": 64, "nodes": 1, "batch": 16, "context": 128}
 # V2-Lite's D and top 6 with V3's number of experts; one core gates and combines; a node is a core of its own elsewhere.
 DISPATCH = ["--shape", "v2-lite", "--mode", "inline", "--link", "inproc", "--threads", "1"]
@@ -66,8 +66,8 @@ ALL = [
            "a row is routed once, wherever its pairs go", ("--experts", "256"), "us_per_row"),
     Series("gate", "routed experts", "us a row", EXPERTS, 1, "at most linear: a score for each expert",
            ("--nodes", "8"), "gate_us", per_row=True),
-    Series("routing", "routed experts on 8 nodes that answer at once", "us a row", EXPERTS, LINE, "the gate grows, all else is flat",
-           ("--nodes", "8"), "us_per_row"),
+    Series("routing", "routed experts on 8 nodes that answer at once", "us a row", EXPERTS, LINE,
+           "the gate grows, all else is flat", ("--nodes", "8"), "us_per_row"),
 ]
 
 
