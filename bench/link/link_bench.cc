@@ -5,7 +5,6 @@
 // Kinds take turns, one in each round. One JSON line a kind: percentiles of the round trip in
 // microseconds, payload bytes each way, GB/s both ways together.
 #include <sched.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -17,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "transport/endpoint.h"
+#include "bench/link/link_ends.h"
 #include "transport/link.h"
 
 namespace atl::transport {
@@ -52,47 +51,12 @@ struct Options {
   bool apart = false;
 };
 
-struct Ends {
-  std::unique_ptr<Link> near, far;
-};
-
-// Both loops are pumped by the caller until the link stands.
-StatusOr<Ends> ConnectSockets(const Endpoint& endpoint, EventLoop* near_loop, EventLoop* far_loop) {
-  Ends ends;
-  Status failed;
-  TicketBook tickets;
-  ATL_ASSIGN_OR_RETURN(const auto listener,
-                       LinkListener::Listen(far_loop, endpoint, &tickets, {},
-                                            [&](const std::string&, std::unique_ptr<Link> link) {
-                                              ends.far = std::move(link);
-                                            }));
-  ConnectLink(near_loop, listener->endpoint(), tickets.Issue("bench"), {}, absl::Seconds(5),
-              [&](StatusOr<std::unique_ptr<Link>> link) {
-                failed = link.status();
-                if (link.ok()) ends.near = *std::move(link);
-              });
-  while (failed.ok() && (ends.near == nullptr || ends.far == nullptr)) {
-    near_loop->RunOnce(absl::ZeroDuration());
-    far_loop->RunOnce(absl::ZeroDuration());
-  }
-  ATL_RETURN_IF_ERROR(failed);
-  return ends;
-}
-
-StatusOr<Ends> MakeEnds(const std::string& kind, EventLoop* near_loop, EventLoop* far_loop) {
-  if (kind == "shm" || kind == "unix") {
-    const std::string name = absl::StrFormat("@atoll-link-bench-%d", getpid());
-    return ConnectSockets(
-        {.kind = kind == "shm" ? LinkKind::kShm : LinkKind::kUnix, .address = name}, near_loop,
-        far_loop);
-  }
-  if (kind == "tcp")
-    return ConnectSockets({.kind = LinkKind::kTcp, .address = "127.0.0.1:0"}, near_loop, far_loop);
-  if (kind != "inproc" && kind != "inproc-direct") {
-    return InvalidArgument("kind '%s', expected inproc-direct, inproc, shm, unix or tcp", kind);
-  }
-  auto [near, far] = MakeInprocLinks(near_loop, kind == "inproc" ? far_loop : near_loop, {});
-  return Ends{std::move(near), std::move(far)};
+// inproc-direct has both ends on the near loop.
+StatusOr<bench::LinkEnds> MakeEnds(const std::string& kind, EventLoop* near_loop,
+                                   EventLoop* far_loop) {
+  if (kind == "inproc-direct") return bench::MakeLinkEnds(LinkKind::kInproc, near_loop, near_loop);
+  ATL_ASSIGN_OR_RETURN(const LinkKind known, ParseLinkKind(kind));
+  return bench::MakeLinkEnds(known, near_loop, far_loop);
 }
 
 void Echo(Link* link) {
@@ -136,7 +100,7 @@ Status Measure(const std::string& kind, size_t bytes, const Options& options,
   EventLoop near_loop, far_loop;
   near_loop.SetSpin(absl::Microseconds(options.spin_us));
   far_loop.SetSpin(absl::Microseconds(options.spin_us));
-  ATL_ASSIGN_OR_RETURN(Ends ends, MakeEnds(kind, &near_loop, &far_loop));
+  ATL_ASSIGN_OR_RETURN(bench::LinkEnds ends, MakeEnds(kind, &near_loop, &far_loop));
   std::atomic<bool> stop{false};
   if (options.apart) BindTo(0);
   Echo(ends.far.get());

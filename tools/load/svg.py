@@ -25,9 +25,9 @@ def number(value):
 
 
 class Plot:
-    """A frame with axes; x and y are the ticks."""
+    """A frame with axes; x and y are the ticks, which may have names in place of their numbers."""
 
-    def __init__(self, title, x_label, y_label, x_ticks, y_ticks, x_names=None):
+    def __init__(self, title, x_label, y_label, x_ticks, y_ticks, x_names=None, y_names=None):
         self.x_range = (x_ticks[0], x_ticks[-1])
         self.y_range = (y_ticks[0], y_ticks[-1])
         self.parts = [
@@ -37,10 +37,10 @@ class Plot:
             f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
             self.text(LEFT, 18, title, "start", "#111827", "bold"),
         ]
-        for tick in y_ticks:
+        for i, tick in enumerate(y_ticks):
             y = self.y(tick)
             self.parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#e5e7eb"/>')
-            self.parts.append(self.text(LEFT - 6, y + 4, number(tick), "end"))
+            self.parts.append(self.text(LEFT - 6, y + 4, y_names[i] if y_names else number(tick), "end"))
         for i, tick in enumerate(x_ticks):
             self.parts.append(self.text(self.x(tick), HEIGHT - BOTTOM + 16, x_names[i] if x_names else number(tick), "middle"))
         self.parts.append(self.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, x_label, "middle"))
