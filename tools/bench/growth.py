@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import programs  # noqa: E402
 from atoll_client import paths  # noqa: E402
 
 # A quarter of V2-Lite's widths, so that its largest form is written in seconds.
@@ -40,11 +41,10 @@ def checkpoint(folder, layers, experts):
 
 
 def microseconds_per_token(folder, profile, tokens, point):
-    command = [paths.binary("decode_bench"), "--model", checkpoint(folder, point["layers"], point["experts"]), "--profile",
-               profile, "--batch", str(point["batch"]), "--prompt", str(point["context"]), "--tokens", str(tokens),
-               "--expert-nodes", str(point["nodes"])]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return 1e6 / json.loads(output.splitlines()[-1])["tokens_per_s"]
+    rows = programs.program("decode", "--model", checkpoint(folder, point["layers"], point["experts"]), "--profile", profile,
+                            "--batch", str(point["batch"]), "--prompt", str(point["context"]), "--tokens", str(tokens),
+                            "--expert-nodes", str(point["nodes"]))
+    return 1e6 / rows[-1]["tokens_per_s"]
 
 
 def svg(series, path):
