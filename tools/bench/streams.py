@@ -29,16 +29,17 @@ class Stream:
         """Makes the call. give_up: asked after each message with this stream; true cancels the call, which is no error."""
         self.began = time.monotonic()
         try:
-            call = client.generate_stream(request, timeout=CALL_TIMEOUT_S)
+            call, finished = client.generate_stream(request, timeout=CALL_TIMEOUT_S), False
             for message in call:
                 now = time.monotonic()
                 self.token_times += [now] * len(message.token_ids)
+                finished = finished or bool(message.finish_reason)
                 if give_up and give_up(self):
                     self.given_up = True
                     call.cancel()
                     return
-            if not self.token_times:
-                self.error = "no token came"
+            if not finished:
+                self.error = f"the stream ended after {len(self.token_times)} tokens without a finish_reason"
         except Exception as error:  # counted and told by the caller
             self.error = str(error)
 
@@ -78,6 +79,8 @@ def has_tokenizer(client):
 def run_stream(client, request):
     stream = Stream()
     stream.run(client, request)
+    if stream.error is None and not stream.token_times:
+        stream.error = "no token came"
     return stream
 
 
@@ -161,7 +164,7 @@ def summary(results, seconds, max_ttft_s, max_tpot_s):
         "itl": gaps,
         "tpot": [stream.tpot for stream in good],
     }
-    result = {"requests": len(results), "failed": len(results) - len(good), "seconds": round(seconds, 3),
+    result = {"requests": len(results), "failed": len(results) - len(good), "tokens": tokens, "seconds": round(seconds, 3),
               "tokens_per_s": round(tokens / seconds, 2), "requests_per_s": round(len(good) / seconds, 3),
               "goodput_per_s": round(len(within) / seconds, 3)}
     for name, values in milliseconds.items():
