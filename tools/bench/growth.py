@@ -22,6 +22,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(1, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 import plot  # noqa: E402
+import programs  # noqa: E402
 from atoll_client import paths  # noqa: E402
 
 # A quarter of V2-Lite's widths, so that its largest form is written in seconds.
@@ -100,9 +101,6 @@ def checkpoint(folder, layers, experts):
     return path
 
 
-def rows_of(command):
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
 def token_costs(series, folder, flags):
@@ -111,18 +109,17 @@ def token_costs(series, folder, flags):
         point = {**BASE, series.name: value}
         if series.name in ("experts", "context"):
             point["batch"] = 1
-        command = [paths.binary("decode_bench"), "--model", checkpoint(folder, point["layers"], point["experts"]), "--profile",
-                   flags.profile, "--batch", str(point["batch"]), "--prompt", str(point["context"]), "--tokens",
-                   str(flags.tokens), "--expert-nodes", str(point["nodes"])]
-        (row,) = rows_of(command)
+        (row,) = programs.program("decode", "--model", checkpoint(folder, point["layers"], point["experts"]), "--profile",
+                                  flags.profile, "--batch", str(point["batch"]), "--prompt", str(point["context"]), "--tokens",
+                                  str(flags.tokens), "--expert-nodes", str(point["nodes"]))
         costs.append(1e6 / row["tokens_per_s"])
     return costs, {}
 
 
 def dispatch_costs(series, flags):
     option = "--experts" if series.values is EXPERTS else "--nodes"
-    found = rows_of([paths.binary("dispatch_bench"), *DISPATCH, "--profile", flags.profile, "--rounds", str(flags.rounds),
-                     "--seconds", str(flags.seconds), *series.flags, option, ",".join(map(str, series.values))])
+    found = programs.program("dispatch", *DISPATCH, "--profile", flags.profile, "--rounds", str(flags.rounds), "--seconds",
+                             str(flags.seconds), *series.flags, option, ",".join(map(str, series.values)))
     costs = [row[series.field] / (row["rows"] if series.per_row else 1) for row in found]
     # What the busiest node had, as a multiple of an equal share.
     busiest = [round(row["most_pairs"] * row["nodes"] / row["pairs"], 2) for row in found]

@@ -31,6 +31,7 @@ import machine  # noqa: E402
 import starts  # noqa: E402
 import tuning  # noqa: E402
 from atoll_client import paths  # noqa: E402
+from programs import program, read_roof  # noqa: E402
 
 SHAPES = {
     # The real one's work per token: llama.cpp knows the family by its 27 layers, so experts are cut.
@@ -45,20 +46,7 @@ PROMPT = 16  # tokens before what is decoded
 WARM_UP = 64  # tokens of a prompt before those that are measured
 TRIAL_TOKENS = 8  # decoded to try settings
 UBATCHES = [128, 256, 512, 1024, 2048]  # tried for prompts of as many tokens, up to four times as many
-ROOF_ROUNDS = "5"
-PROGRAM_TIMEOUT_S = 1800
 GGUF_SHARE = 1.6  # of a checkpoint's bytes, for its files in bf16 and q8_0
-
-
-def program(name, *arguments):
-    """The lines of JSON of one of Atoll's benchmarks."""
-    output = subprocess.run([paths.binary(name + "_bench"), *arguments], check=True, stdout=subprocess.PIPE, text=True,
-                            timeout=PROGRAM_TIMEOUT_S).stdout
-    return llama_cpp.rows(output)
-
-
-def read_roof(threads):
-    return program("roof", "--threads", str(threads), "--rounds", ROOF_ROUNDS)[0]["read_gbps"]
 
 
 def stack_flags(model, profile, flags):

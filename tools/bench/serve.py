@@ -5,7 +5,8 @@
     serve.py --address HOST:PORT ...
 
 Requests arrive with exponential gaps at each of --rates a second (0: all at once), at most --concurrency at a time.
-Prints a row and a line of JSON a rate; exit code 1 if a call failed.
+Prints a row and a line of JSON a rate; exit code 1 if a call failed. With --model and --concurrency 1 it is told too which
+share of the machine's read roof the weights of a decoded token take.
 """
 
 import argparse
@@ -16,9 +17,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import programs  # noqa: E402
 import streams  # noqa: E402
 from atoll_client import api, cluster  # noqa: E402
-from atollpb.v1 import inference_pb2  # noqa: E402
 
 
 def requests_of(flags, vocab_size):
@@ -26,9 +27,17 @@ def requests_of(flags, vocab_size):
                             temperature=0, ignore_eos=True) for i in range(flags.requests)]
 
 
-def measure(address, flags):
+def stream_share(row, bytes_per_token):
+    """Adds what a stream alone reads of its weights, beside the read roof of now."""
+    row["roof_gbps"] = programs.read_roof()
+    row["gbps"] = round(bytes_per_token / 1e6 / row["tpot_p50_ms"], 3)
+    row["share"] = round(row["gbps"] / row["roof_gbps"], 4)
+    print(f"{'':16}  decode reads {row['gbps']:.1f} of {row['roof_gbps']:.1f} GB/s ({100 * row['share']:.0f} %)")
+
+
+def measure(address, flags, bytes_per_token=None):
     with api.Client(address) as client:
-        vocab_size = client.call("ModelService/GetModel", inference_pb2.GetModelRequest()).vocab_size
+        vocab_size = streams.vocabulary(client)
         client.generate(api.ids_request([1, 2, 3], max_tokens=4, temperature=0, ignore_eos=True))
     failed = False
     for rate in flags.rates:
@@ -44,6 +53,8 @@ def measure(address, flags):
         print(f"rate {rate or 'all at once':>11}  {row['tokens_per_s']:9.1f} tokens/s  TTFT p50 {row['ttft_p50_ms']:.1f} "
               f"p99 {row['ttft_p99_ms']:.1f} ms  ITL p50 {row['itl_p50_ms']:.2f} p99 {row['itl_p99_ms']:.2f} ms  "
               f"TPOT p50 {row['tpot_p50_ms']:.2f} ms  goodput {row['goodput_per_s']:.2f}/s  failed {row['failed']}")
+        if bytes_per_token and row["tpot_p50_ms"] > 0:
+            stream_share(row, bytes_per_token)
         print(json.dumps(row))
         for stream in results:
             if stream.error:
@@ -72,8 +83,11 @@ def main():
         parser.error("give one of --model and --address")
     if flags.address:
         return measure(flags.address, flags)
+    # Of several streams, or with guesses, how often the weights are read is not known here.
+    alone = flags.concurrency == 1 and not any("speculate" in flag for flag in flags.serve_flags)
+    bytes_per_token = programs.bytes_per_token(flags.model, flags.profile) if alone else None
     with cluster.Serve(flags.model, ["--profile", flags.profile, *flags.serve_flags]) as server:
-        return measure(server.address(), flags)
+        return measure(server.address(), flags, bytes_per_token)
 
 
 if __name__ == "__main__":

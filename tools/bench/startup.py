@@ -30,7 +30,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import file_roofs  # noqa: E402
 import streams  # noqa: E402
 from atoll_client import api, cluster  # noqa: E402
-from atollpb.v1 import inference_pb2  # noqa: E402
 
 LOADED = re.compile(r"loaded ([\d.]+) MB of packed weights in ([\d.]+) s(?:: ([\d.]+) MB made)?")
 
@@ -53,12 +52,8 @@ def serve(flags, profile, more=()):
                                        str(flags.threads), *more])
 
 
-def vocabulary(client):
-    return client.call("ModelService/GetModel", inference_pb2.GetModelRequest()).vocab_size
-
-
 def ttft(client, prompt_tokens):
-    request = api.ids_request(streams.prompt(1, prompt_tokens, vocabulary(client)), max_tokens=8, temperature=0,
+    request = api.ids_request(streams.prompt(1, prompt_tokens, streams.vocabulary(client)), max_tokens=8, temperature=0,
                               ignore_eos=True)
     stream = streams.run_stream(client, request)
     if stream.error:
@@ -159,7 +154,7 @@ def decode_rates(flags, profile, folder):
     best = {"copied": 0.0, "mapped": 0.0}
     with serve(flags, profile, keep) as copied, serve(flags, profile, [*keep, "--map-weights"]) as mapped:
         with copied.client() as one, mapped.client() as other:
-            vocab_size = vocabulary(one)
+            vocab_size = streams.vocabulary(one)
             for turn in range(flags.decode_rounds):
                 for name, client in (("copied", one), ("mapped", other)):
                     request = api.ids_request(streams.prompt(turn, 8, vocab_size), max_tokens=flags.decode_tokens,

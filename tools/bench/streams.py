@@ -7,18 +7,41 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
+import grpc  # noqa: E402
+
 from atoll_client import api  # noqa: E402
+from atollpb.v1 import inference_pb2  # noqa: E402
 
 CALL_TIMEOUT_S = 600
+SHORT_PROMPT = 16  # tokens before those that a decode benchmark counts
 
 
 class Stream:
     """When its call began and when each of its tokens came (seconds of time.monotonic)."""
 
-    def __init__(self, began):
-        self.began = began
+    def __init__(self):
+        self.began = time.monotonic()
         self.token_times = []
         self.error = None
+        self.given_up = False  # by its client
+
+    def run(self, client, request, give_up=None):
+        """Makes the call. give_up: asked after each message with this stream; true cancels the call, which is no error."""
+        self.began = time.monotonic()
+        try:
+            call, finished = client.generate_stream(request, timeout=CALL_TIMEOUT_S), False
+            for message in call:
+                now = time.monotonic()
+                self.token_times += [now] * len(message.token_ids)
+                finished = finished or bool(message.finish_reason)
+                if give_up and give_up(self):
+                    self.given_up = True
+                    call.cancel()
+                    return
+            if not finished:
+                self.error = f"the stream ended after {len(self.token_times)} tokens without a finish_reason"
+        except Exception as error:  # counted and told by the caller
+            self.error = str(error)
 
     @property
     def ttft(self):
@@ -39,16 +62,25 @@ def prompt(index, tokens, vocab_size):
     return [(3 + index * 104729 + position * 7919) % vocab_size for position in range(tokens)]
 
 
-def run_stream(client, request):
-    stream = Stream(time.monotonic())
+def vocabulary(client):
+    return client.call("ModelService/GetModel", inference_pb2.GetModelRequest()).vocab_size
+
+
+def has_tokenizer(client):
     try:
-        for message in client.generate_stream(request, timeout=CALL_TIMEOUT_S):
-            now = time.monotonic()
-            stream.token_times += [now] * len(message.token_ids)
-        if not stream.token_times:
-            stream.error = "no token came"
-    except Exception as error:  # counted and told by the caller
-        stream.error = str(error)
+        client.call("ModelService/Tokenize", inference_pb2.TokenizeRequest(text="a"))
+        return True
+    except grpc.RpcError as error:
+        if error.code() != grpc.StatusCode.FAILED_PRECONDITION:
+            raise
+        return False
+
+
+def run_stream(client, request):
+    stream = Stream()
+    stream.run(client, request)
+    if stream.error is None and not stream.token_times:
+        stream.error = "no token came"
     return stream
 
 
@@ -80,6 +112,42 @@ def run_load(address, requests, start_times, concurrency):
     return results, time.monotonic() - begin
 
 
+def raise_errors(results):
+    for stream in results:
+        if stream.error:
+            raise RuntimeError(stream.error)
+
+
+def run_together(address, count, prompt_tokens, max_tokens, vocab_size, salt):
+    """`count` greedy streams at once, with prompts of their own for each `salt`. RuntimeError: a call failed."""
+    requests = [api.ids_request(prompt(salt + i, prompt_tokens, vocab_size), max_tokens=max_tokens, temperature=0,
+                                ignore_eos=True) for i in range(count)]
+    results, _ = run_load(address, requests, [0.0] * count, 0)
+    raise_errors(results)
+    return results
+
+
+def prompt_tokens_per_s(address, count, prompt_tokens, vocab_size, salt):
+    results = run_together(address, count, prompt_tokens, 1, vocab_size, salt)
+    begin = min(stream.began for stream in results)
+    return count * prompt_tokens / (max(stream.token_times[0] for stream in results) - begin)
+
+
+def decode_tokens_per_s(address, count, max_tokens, vocab_size, salt):
+    """From when every stream has its first token to when the first has its last: all are decoding."""
+    results = run_together(address, count, SHORT_PROMPT, max_tokens, vocab_size, salt)
+    begin = max(stream.token_times[0] for stream in results)
+    end = min(stream.token_times[-1] for stream in results)
+    tokens = sum(1 for stream in results for at in stream.token_times if begin < at <= end)
+    if tokens == 0:
+        raise RuntimeError(f"--max-tokens {max_tokens}: the first of {count} streams ended before all had begun; ask for more")
+    return tokens / (end - begin)
+
+
+def median(values):
+    return sorted(values)[len(values) // 2]
+
+
 def quantile(values, q):
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0
@@ -96,7 +164,7 @@ def summary(results, seconds, max_ttft_s, max_tpot_s):
         "itl": gaps,
         "tpot": [stream.tpot for stream in good],
     }
-    result = {"requests": len(results), "failed": len(results) - len(good), "seconds": round(seconds, 3),
+    result = {"requests": len(results), "failed": len(results) - len(good), "tokens": tokens, "seconds": round(seconds, 3),
               "tokens_per_s": round(tokens / seconds, 2), "requests_per_s": round(len(good) / seconds, 3),
               "goodput_per_s": round(len(within) / seconds, 3)}
     for name, values in milliseconds.items():
