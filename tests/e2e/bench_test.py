@@ -151,6 +151,7 @@ class BenchTest(unittest.TestCase):
         (row,) = script("serve", "--model", DEMO, "--requests", "6", "--concurrency", "3", "--prompt-tokens", "20",
                         "--max-tokens", "5")
         self.assertEqual((row["requests"], row["failed"], row["tokens"]), (6, 0, 30))
+        self.assertAlmostEqual(row["tokens_per_s"] * row["seconds"] / 30, 1, delta=0.05)  # both are rounded
         self.assertGreaterEqual(row["ttft_p99_ms"], row["ttft_p50_ms"])
         self.assertNotIn("share", row)  # how often several streams read the weights is not known
 
