@@ -16,6 +16,7 @@ import agreement  # noqa: E402
 import llama_cpp  # noqa: E402
 import machine  # noqa: E402
 import peers  # noqa: E402
+import programs  # noqa: E402
 import tuning  # noqa: E402
 
 START = llama_cpp.Settings(threads=2)
@@ -94,6 +95,7 @@ class RoundTest(unittest.TestCase):
 
         flags = argparse.Namespace(threads=2, tokens=4, lengths=[128, 512])
         with mock.patch.object(peers, "program", program), \
+             mock.patch.object(programs, "program", program), \
              mock.patch.object(peers.gguf_file, "active_bytes", lambda path: 1e9), \
              mock.patch.object(llama_cpp, "decode", llama("llama decode", 5.0)), \
              mock.patch.object(llama_cpp, "streams", llama("llama streams", 10.0)), \
